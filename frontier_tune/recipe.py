@@ -1,0 +1,227 @@
+"""The recipe: what a run is made of. Typed and strict; YAML states only what differs from the defaults.
+
+``load(path, overrides)`` reads YAML, applies ``dotted.key=value`` overrides and validates. An unknown key is refused
+with the nearest valid one; every error names file and field.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from frontier_tune.contracts import BadInput
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Company(Section):
+    """Which company's conventions the environment enforces: another seed is another company."""
+
+    seed: int = Field(7, ge=0)
+
+
+class Environment(Section):
+    """Where the workflow comes from and which of its tasks are used."""
+
+    path: str = Field("envs/month_end_close", description="Directory in the workspace, or import path module:Class")
+    train_tasks: int = Field(2000, ge=1, description="Distinct training tasks to draw groups from")
+    heldout_tasks: int = Field(320, ge=1, description="Held-out tasks for the evaluation before and after")
+    general_tasks: int = Field(200, ge=0, description="General tasks by which forgetting is seen")
+    max_turns: int = Field(8, ge=1)
+    max_tokens_per_turn: int = Field(64, ge=1)
+    workers: int = Field(1, ge=1, description="Environment worker processes")
+    step_timeout_s: float = Field(20.0, gt=0)
+    options: dict[str, Any] = Field(default_factory=dict, description="Passed to the environment as they are")
+
+
+class Algorithm(Section):
+    """GRPO (arXiv:2402.03300) with asymmetric clipping (arXiv:2503.14476, eq. 10)."""
+
+    name: str = "grpo"
+    groups_per_step: int = Field(24, ge=1)
+    group_size: int = Field(8, ge=2)
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: float = Field(0.28, gt=0)
+    kl_coefficient: float = Field(0.0, ge=0, description="Weight of the k3 KL to the base in the loss; 0 switches it off")
+    entropy_coefficient: float = Field(0.0, ge=0)
+    epochs: int = Field(1, ge=1, description="Passes over each step's batch")
+    minibatches: int = Field(1, ge=1, description="Optimizer updates per pass")
+    scale_by_std: bool = Field(True, description="Divide the group advantage by the group's standard deviation")
+
+
+class Adapter(Section):
+    """LoRA (arXiv:2106.09685) in PEFT's file format."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    attention: bool = True
+    experts: bool = True
+    targets: list[str] | None = Field(None, description="Module-name suffixes; default: the family's attention projections")
+
+
+class Learner(Section):
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(2, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    final_lr_ratio: float = Field(0.1, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = Field(1.0, gt=0)
+    tokens_per_microbatch: int = Field(8192, ge=64)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(2, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Sampler(Section):
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_model_len: int = Field(1024, ge=64)
+    max_sequences: int = Field(128, ge=1)
+    kv_cache_mb: int = Field(512, ge=16)
+    threads: int = Field(2, ge=1)
+    temperature: float = Field(1.0, gt=0)
+
+
+class Parity(Section):
+    """The gate after every sync: see orchestration/parity.py."""
+
+    probe_sequences: int = Field(4, ge=1)
+    canary_every: int = Field(20, ge=1, description="Canary adapter at start and every so many syncs")
+    tolerance: float | None = Field(None, gt=0, description="Mean |log-probability| gap; default: from the noise at start")
+
+
+class Run(Section):
+    directory: str | None = Field(None, description="Default: runs/<recipe>-<date>-<n>")
+    steps: int = Field(80, ge=1)
+    stop_at_success: float | None = Field(None, gt=0, le=1, description="Stop early at this running training success")
+    eval_every: int = Field(0, ge=0, description="Small held-out probe every so many steps; 0: only before and after")
+    eval_tasks: int = Field(64, ge=1)
+    checkpoint_every: int = Field(10, ge=1)
+    max_failure_share: float = Field(0.2, gt=0, le=1, description="Infrastructure or environment failures in one step")
+    max_tokens: int | None = Field(None, ge=1, description="Stop, resumably, after sampling so many tokens")
+    max_hours: float | None = Field(None, gt=0)
+
+
+class Tracking(Section):
+    """Where metrics go besides metrics.jsonl. Nothing leaves the machine unless a mode says so."""
+
+    wandb: Literal["off", "offline", "online"] = "offline"
+    project: str = "frontier-tune"
+
+
+class Recipe(Section):
+    seed: int = Field(0, ge=0)
+    base: str = Field("nano", description="'nano' (ships with the repository), a directory, or a hub id")
+    company: Company = Company()
+    environment: Environment = Environment()
+    algorithm: Algorithm = Algorithm()
+    adapter: Adapter = Adapter()
+    learner: Learner = Learner()
+    sampler: Sampler = Sampler()
+    parity: Parity = Parity()
+    run: Run = Run()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Recipe:
+        if not (self.adapter.attention or self.adapter.experts or self.adapter.targets):
+            raise ValueError("adapter: nothing to adapt; set adapter.experts or adapter.attention to true")
+        if self.algorithm.minibatches > self.algorithm.groups_per_step:
+            raise ValueError("algorithm.minibatches: at most algorithm.groups_per_step")
+        return self
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, info in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys += _known_keys(info.annotation, prefix + name + ".")
+    return keys
+
+
+def _explain(error: ValidationError, where: str) -> BadInput:
+    lines = []
+    for e in error.errors():
+        key = ".".join(str(p) for p in e["loc"])
+        if e["type"] == "extra_forbidden":
+            known = _known_keys(Recipe)
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            if not near:  # the right leaf in the wrong section
+                near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
+            hint = f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(k for k in known if '.' not in k)}"
+            lines.append(f"{where}: unknown key '{key}'{hint}")
+        else:
+            lines.append(f"{where}: {key or 'recipe'}: {e['msg']} (got {e.get('input')!r})")
+    return BadInput("\n".join(lines))
+
+
+def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """``data`` with each ``dotted.key=value`` set; values are YAML (``true``, ``3``, ``[a, b]``)."""
+    for item in overrides:
+        key, sep, raw = item.partition("=")
+        if not sep or not key.strip():
+            raise BadInput(f"override '{item}': write it as key=value, for example learner.learning_rate=1e-3")
+        node = data
+        *parents, leaf = key.strip().split(".")
+        for part in parents:
+            nxt = node.setdefault(part, {})
+            if not isinstance(nxt, dict):
+                raise BadInput(f"override '{item}': '{part}' is a value, not a section")
+            node = nxt
+        try:
+            node[leaf] = _number(yaml.safe_load(raw))
+        except yaml.YAMLError as e:
+            raise BadInput(f"override '{item}': the value is not YAML ({e})") from None
+    return data
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; a recipe means the number."""
+    if isinstance(value, str):
+        try:
+            return float(value) if any(c.isdigit() for c in value) and "e" in value.lower() else value
+        except ValueError:
+            return value
+    return value
+
+
+def _numbers(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: _numbers(v) for k, v in node.items()}
+    return [_numbers(v) for v in node] if isinstance(node, list) else _number(node)
+
+
+def parse(data: Any, overrides: Iterable[str] = (), where: str = "recipe") -> Recipe:
+    """Validate a mapping as a recipe. Raises BadInput that names every wrong field."""
+    if not isinstance(data, dict):
+        raise BadInput(f"{where}: a recipe is a mapping of keys, this is {type(data).__name__}")
+    try:
+        return Recipe.model_validate(apply_overrides(_numbers(data), overrides))
+    except ValidationError as e:
+        raise _explain(e, where) from None
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file. Raises BadInput where the file is missing, is not YAML, or does not validate."""
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        raise BadInput(f"{path}: no such recipe" + (f"; here are: {', '.join(near)}" if near else ""))
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as e:
+        raise BadInput(f"{path}: not valid YAML: {e}") from None
+    return parse(data, overrides, str(path))
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; ``load`` of it gives an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
