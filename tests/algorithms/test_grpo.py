@@ -67,9 +67,9 @@ def test_loss_gradient_and_clip_share_equal_trl(low: float, high: float, beta: f
     ours.backward()
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(ours_in.grad, theirs_in.grad, atol=1e-12, rtol=1e-12)
-    assert (sums.clipped / sums.tokens).item() == pytest.approx(their_metrics["clip_ratio/region_mean"][0], abs=1e-12)
+    assert (sums.clipped / sums.tokens).item() == pytest.approx(their_metrics["clip_ratio/region_mean"][0], abs=1e-7)
     if beta:
-        assert (sums.kl_base / sums.tokens).item() == pytest.approx(their_metrics["kl"][0], abs=1e-12)
+        assert (sums.kl_base / sums.tokens).item() == pytest.approx(their_metrics["kl"][0], abs=1e-7)
 
 
 def test_equals_a_scalar_loop() -> None:
