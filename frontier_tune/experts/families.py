@@ -1,0 +1,196 @@
+"""The families of mixture-of-experts models that this project adapts, and what their modules are called where.
+
+One row a family: which parameters hold the experts in transformers, which projections attention has, and what vLLM calls the
+same modules. A name that differs between the two (Mixtral's ``mlp`` is ``block_sparse_moe`` in vLLM, and vLLM's own mapper
+does not rename it) would otherwise make vLLM drop the expert part of an adapter without a word.
+
+Everything here is derived from the model's configuration alone: no weights are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from frontier_tune.contracts import BadInput
+from frontier_tune.recipe import Adapter
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+QKV = {"qkv_proj": ("q_proj", "k_proj", "v_proj")}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Names and layout of one family. Module names are relative to a decoder layer ``model.layers.<i>``.
+
+    ``transposed``: expert weights are stored [E, in, out] instead of [E, out, in].
+    ``interleaved``: gate and up alternate along gate_up's output instead of lying one after the other.
+    ``vllm_packed``: projections that vLLM fuses, by the name of the fused module.
+    """
+
+    model_type: str
+    label: str
+    attention: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    num_experts: str = "num_experts"
+    expert_width: str = "moe_intermediate_size"
+    transposed: bool = False
+    interleaved: bool = False
+    experts: str = "mlp.experts"
+    gate_up: str = "gate_up_proj"
+    down: str = "down_proj"
+    vllm_experts: str = "mlp.experts"
+    vllm_attention: str = "self_attn"
+    vllm_packed: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: QKV)
+
+    @property
+    def target_parameters(self) -> list[str]:
+        """PEFT's ``target_parameters``. gate_up comes first: PEFT nests wrappers in this order and names files after it."""
+        return [f"{self.experts}.{self.gate_up}", f"{self.experts}.{self.down}"]
+
+
+MLA = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+FAMILIES: dict[str, Family] = {
+    f.model_type: f
+    for f in (
+        Family("qwen3_moe", "Qwen3-MoE"),
+        Family("olmoe", "OLMoE", expert_width="intermediate_size"),
+        Family(
+            "mixtral",
+            "Mixtral",
+            num_experts="num_local_experts",
+            expert_width="intermediate_size",
+            vllm_experts="block_sparse_moe.experts",
+        ),
+        Family(
+            "gpt_oss",
+            "gpt-oss",
+            num_experts="num_local_experts",
+            expert_width="intermediate_size",
+            transposed=True,
+            interleaved=True,
+            vllm_attention="attn",
+        ),
+        Family(
+            "deepseek_v3",
+            "DeepSeek-V3",
+            attention=MLA,
+            num_experts="n_routed_experts",
+            vllm_packed={"fused_qkv_a_proj": ("q_a_proj", "kv_a_proj_with_mqa")},
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class MoEShape:
+    """Sizes read from a configuration. ``layers``: the decoder layers that are MoE, of ``depth`` in all."""
+
+    depth: int
+    layers: tuple[int, ...]
+    num_experts: int
+    top_k: int
+    hidden: int
+    expert_width: int
+
+
+def supported() -> str:
+    return ", ".join(f"{f.label} ({f.model_type})" for f in FAMILIES.values())
+
+
+def family_of(config: Any) -> Family:
+    """The family of a transformers configuration. Raises BadInput for an unknown or dense one."""
+    model_type = getattr(config, "model_type", None)
+    family = FAMILIES.get(str(model_type))
+    if family is None:
+        raise BadInput(
+            f"base: model type '{model_type}' has no experts that this version can adapt (dense, or an unknown family); "
+            f"choose a mixture-of-experts base of one of: {supported()}"
+        )
+    return family
+
+
+def moe_shape(config: Any) -> MoEShape:
+    """Sizes and MoE layers of a configuration. Raises BadInput where no layer is a mixture of experts."""
+    family = family_of(config)
+    depth = int(config.num_hidden_layers)
+    experts = int(getattr(config, family.num_experts, 0) or 0)
+    if family.model_type == "qwen3_moe":
+        dense, step = set(config.mlp_only_layers or ()), int(config.decoder_sparse_step)
+        layers = tuple(i for i in range(depth) if i not in dense and experts > 0 and (i + 1) % step == 0)
+    elif family.model_type == "deepseek_v3":
+        layers = tuple(range(int(config.first_k_dense_replace), depth))
+    else:
+        layers = tuple(range(depth))
+    if experts < 2 or not layers:
+        raise BadInput(
+            f"base: this {family.label} configuration has {experts} experts on {len(layers)} of {depth} layers: it is dense; "
+            "choose a base with at least two experts on at least one layer"
+        )
+    return MoEShape(
+        depth,
+        layers,
+        experts,
+        int(config.num_experts_per_tok),
+        int(config.hidden_size),
+        int(getattr(config, family.expert_width)),
+    )
+
+
+def attention_projections(config: Any) -> dict[str, tuple[int, int]]:
+    """Linear projections of the attention block: name -> (in, out) features. The same in every layer."""
+    family, hidden = family_of(config), int(config.hidden_size)
+    heads = int(config.num_attention_heads)
+    if family.model_type == "deepseek_v3":
+        q_head = int(config.qk_nope_head_dim + config.qk_rope_head_dim)
+        kv_rank, q_rank = int(config.kv_lora_rank), config.q_lora_rank
+        query = (
+            {"q_proj": (hidden, heads * q_head)}
+            if q_rank is None
+            else {"q_a_proj": (hidden, int(q_rank)), "q_b_proj": (int(q_rank), heads * q_head)}
+        )
+        return query | {
+            "kv_a_proj_with_mqa": (hidden, kv_rank + int(config.qk_rope_head_dim)),
+            "kv_b_proj": (kv_rank, heads * int(config.qk_nope_head_dim + config.v_head_dim)),
+            "o_proj": (heads * int(config.v_head_dim), hidden),
+        }
+    head = int(getattr(config, "head_dim", None) or hidden // heads)
+    kv = int(config.num_key_value_heads) * head
+    return {"q_proj": (hidden, heads * head), "k_proj": (hidden, kv), "v_proj": (hidden, kv), "o_proj": (heads * head, hidden)}
+
+
+def target_modules(adapter: Adapter, config: Any) -> list[str]:
+    """Names of the attention projections that ``adapter`` targets. Raises BadInput for a target that matches nothing."""
+    family, known = family_of(config), list(attention_projections(config))
+    if adapter.targets is None:
+        return known if adapter.attention else []
+    wrong = [t for t in adapter.targets if t not in known]
+    if wrong:
+        counts = ", ".join(f"'{t}': 0 modules" for t in wrong)
+        raise BadInput(
+            f"adapter.targets: {counts} of {int(config.num_hidden_layers)} layers match; {family.label} attention has: "
+            f"{', '.join(known)} (experts are switched by adapter.experts)"
+        )
+    return sorted(set(adapter.targets), key=known.index)
+
+
+def peft_config(adapter: Adapter, config: Any) -> LoraConfig:
+    """PEFT's configuration for ``adapter`` on a model of ``config``. Raises BadInput where it would adapt nothing."""
+    from peft import LoraConfig
+
+    family, modules = family_of(config), target_modules(adapter, config)
+    if adapter.experts:
+        moe_shape(config)  # dense: refused here
+    if not modules and not adapter.experts:
+        raise BadInput("adapter: 0 modules match; set adapter.experts or adapter.attention to true, or name adapter.targets")
+    return LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # PEFT divides it by r; a float is fine
+        target_modules=modules,
+        target_parameters=family.target_parameters if adapter.experts else None,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
