@@ -1,0 +1,223 @@
+"""SwiGLU experts with LoRA, forward and backward, without a merged copy of the weights and without a full dW.
+
+PEFT's ``target_parameters`` wrapper builds ``W + s B A`` for every expert in each forward and, in backward, the full
+``[E, out, in]`` gradient that it then projects onto A and B. Both cost as much as full fine-tuning. Here the tokens are
+sorted by expert, and each expert's contiguous rows take the frozen GEMM plus the low-rank path
+``x W^T + s (x A^T) B^T`` (LoRA: arXiv:2106.09685, section 4.1).
+
+``install`` puts this under an unchanged PEFT model: it replaces only the ``forward`` of the outermost wrapper of each
+experts module and reads PEFT's own parameters, so saving, loading, merging and disabling adapters stay PEFT's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import ParamWrapper
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from frontier_tune.contracts import BadInput
+
+
+def _slices(count_E: list[int]) -> Iterator[tuple[int, slice]]:
+    start = 0
+    for expert, count in enumerate(count_E):
+        if count:
+            yield expert, slice(start, start + count)
+        start += count
+
+
+class _SwiGLUExperts(torch.autograd.Function):
+    """See ``swiglu_experts``. Kept for backward: x, the pre-activations [S, 2I] and the two rank-r activations [S, R]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_TH: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up: Tensor, down: Tensor,
+        a1: Tensor | None, b1: Tensor | None, s1: float, a2: Tensor | None, b2: Tensor | None, s2: float,
+    ) -> Tensor:  # fmt: skip
+        (experts, hidden, width), top_k = down.shape, expert_TK.shape[1]
+        flat_S = expert_TK.reshape(-1)
+        order_S = torch.argsort(flat_S, stable=True)
+        row_TK = torch.empty_like(order_S)
+        row_TK[order_S] = torch.arange(order_S.numel(), device=order_S.device)
+        row_TK = row_TK.view(-1, top_k)
+        token_S = order_S // top_k
+        count_E = torch.bincount(flat_S, minlength=experts).tolist()
+
+        rows = token_S.numel()
+        gate_up_S = x_TH.new_empty(rows, 2 * width)
+        y_S = x_TH.new_empty(rows, hidden)
+        xa_S = x_TH.new_empty(rows, a1.shape[1]) if a1 is not None else None
+        ha_S = x_TH.new_empty(rows, a2.shape[1]) if a2 is not None else None
+        for e, s in _slices(count_E):
+            x = x_TH.index_select(0, token_S[s])
+            z = torch.mm(x, gate_up[e].t(), out=gate_up_S[s])
+            if xa_S is not None and a1 is not None and b1 is not None:
+                z.addmm_(torch.mm(x, a1[e].t(), out=xa_S[s]), b1[e], alpha=s1)
+            h = F.silu(z[:, :width]).mul_(z[:, width:])
+            y = torch.mm(h, down[e].t(), out=y_S[s])
+            if ha_S is not None and a2 is not None and b2 is not None:
+                y.addmm_(torch.mm(h, a2[e].t(), out=ha_S[s]), b2[e], alpha=s2)
+        ctx.save_for_backward(x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, order_S, row_TK, gate_up_S, xa_S, ha_S)
+        ctx.count_E, ctx.s1, ctx.s2 = count_E, s1, s2
+        return _combine(row_TK, y_S, weight_TK)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_TH: Tensor) -> tuple[Tensor | None, ...]:
+        x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, order_S, row_TK, gate_up_S, xa_S, ha_S = ctx.saved_tensors
+        need_x, _, need_w, need_gate_up, need_down = ctx.needs_input_grad[:5]
+        s1, s2, width = ctx.s1, ctx.s2, down.shape[2]
+        token_S = order_S // row_TK.shape[1]
+        weight_S1 = weight_TK.reshape(-1)[order_S].to(x_TH.dtype)[:, None]
+        dout_TH = dout_TH.contiguous()
+
+        dx_S = x_TH.new_empty(token_S.numel(), x_TH.shape[1]) if need_x else None
+        dweight_S = x_TH.new_empty(token_S.numel()) if need_w else None
+        da1, db1, da2, db2 = (None if p is None else torch.zeros_like(p) for p in (a1, b1, a2, b2))
+        dgate_up = torch.zeros_like(gate_up) if need_gate_up else None
+        ddown = torch.zeros_like(down) if need_down else None
+        for e, s in _slices(ctx.count_E):
+            tokens, w = token_S[s], weight_S1[s]
+            dy = dout_TH.index_select(0, tokens)  # without the routing weight: that comes in at h, which is narrower
+            gate, up = gate_up_S[s, :width], gate_up_S[s, width:]
+            act = F.silu(gate)
+            h = act * up
+            dh = torch.mm(dy, down[e])
+            if da2 is not None and db2 is not None and a2 is not None and b2 is not None and ha_S is not None:
+                dha = torch.mm(dy, b2[e].t()).mul_(s2)
+                dh.addmm_(dha, a2[e])
+                torch.mm((dha * w).t(), h, out=da2[e])
+                torch.mm((ha_S[s] * w).mul_(s2).t(), dy, out=db2[e])
+            if dweight_S is not None:  # d/dw <dout, w y(h)> = <dout, y(h)> = <dh, h>: y itself need not be kept
+                torch.sum(dh * h, dim=1, out=dweight_S[s])
+            if ddown is not None:
+                torch.mm((dy * w).t(), h, out=ddown[e])
+            dh.mul_(w)
+            dz = torch.empty_like(gate_up_S[s])
+            torch.mul(dh, act, out=dz[:, width:])
+            dz[:, :width] = torch.ops.aten.silu_backward(dh.mul_(up), gate)
+            x = x_TH.index_select(0, tokens) if da1 is not None or dgate_up is not None else None
+            dx = torch.mm(dz, gate_up[e], out=dx_S[s]) if dx_S is not None else None
+            if da1 is not None and db1 is not None and a1 is not None and b1 is not None and xa_S is not None:
+                dxa = torch.mm(dz, b1[e].t()).mul_(s1)
+                if dx is not None:
+                    dx.addmm_(dxa, a1[e])
+                torch.mm(dxa.t(), x, out=da1[e])
+                torch.mm((xa_S[s] * s1).t(), dz, out=db1[e])
+            if dgate_up is not None:
+                torch.mm(dz.t(), x, out=dgate_up[e])
+        dx_TH = _combine(row_TK, dx_S) if dx_S is not None else None
+        dweight_TK = dweight_S[row_TK].to(weight_TK.dtype) if dweight_S is not None else None
+        return dx_TH, None, dweight_TK, dgate_up, ddown, da1, db1, None, da2, db2, None
+
+
+def _combine(row_TK: Tensor, rows_SH: Tensor, weight_TK: Tensor | None = None) -> Tensor:
+    """Sum (weighted) of each token's K rows: [T, H]. One fused gather-and-add; deterministic, unlike index_add on CUDA."""
+    if row_TK.numel() == 0:
+        return rows_SH.new_zeros(row_TK.shape[0], rows_SH.shape[1])
+    weights = None if weight_TK is None else weight_TK.to(rows_SH.dtype).contiguous()
+    return F.embedding_bag(row_TK, rows_SH, mode="sum", per_sample_weights=weights)
+
+
+def swiglu_experts(
+    x_TH: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up: Tensor, down: Tensor,
+    lora_gate_up: tuple[Tensor, Tensor, float] | None = None, lora_down: tuple[Tensor, Tensor, float] | None = None,
+) -> Tensor:  # fmt: skip
+    """``y_t = sum_k w_tk down_e(silu(gate_e x_t) * up_e x_t)`` with ``e = expert_tk``, each projection optionally with LoRA.
+
+    Args:
+        x_TH: hidden states [T, H]; T may be 0.
+        expert_TK: chosen experts [T, K], integers in [0, E); each at most once a token.
+        weight_TK: routing weights [T, K].
+        gate_up: [E, 2I, H], gate above up (the layout of transformers 5). Frozen or trainable.
+        down: [E, H, I]. Frozen or trainable.
+        lora_gate_up: PEFT's ``(A [E*R, H] expert-major, B [2I, R*E] rank-major, scaling)``, or None.
+        lora_down: ``(A [E*R, I], B [H, R*E], scaling)``, or None.
+
+    Returns:
+        [T, H] in the dtype of ``x_TH``; adapters of another dtype are cast, and their gradients come back in their own.
+    """
+    a1, b1, s1 = _per_expert(lora_gate_up, gate_up.shape[0], x_TH.dtype)
+    a2, b2, s2 = _per_expert(lora_down, down.shape[0], x_TH.dtype)
+    return _SwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
+
+
+def _per_expert(
+    lora: tuple[Tensor, Tensor, float] | None, experts: int, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None, float]:
+    """PEFT's stacked matrices as A [E, R, in] and B^T [E, R, out]. The copies are of adapter size, never of weight size."""
+    if lora is None:
+        return None, None, 1.0
+    a, b, scaling = lora
+    a_ERi = a.to(dtype).reshape(experts, -1, a.shape[1])
+    b_ERo = b.to(dtype).reshape(b.shape[0], -1, experts).permute(2, 1, 0).contiguous()
+    return a_ERi, b_ERo, float(scaling)
+
+
+class _ExpertsForward:
+    """The replaced ``forward`` of the outermost ParamWrapper of one experts module."""
+
+    def __init__(self, wrapper: ParamWrapper) -> None:
+        self.stock = wrapper.forward
+        self.outer = wrapper
+        layer: nn.Module = wrapper
+        self.by_name: dict[str, ParamWrapper] = {}
+        while isinstance(layer, ParamWrapper):
+            self.by_name[layer.parameter_name] = layer
+            layer = layer.base_layer
+        self.base = layer
+
+    def _lora(self, parameter: str) -> tuple[Tensor, Tensor, float] | None:
+        wrapper = self.by_name.get(parameter)
+        if wrapper is None or wrapper.disable_adapters or wrapper.merged:
+            return None
+        active = [a for a in wrapper.active_adapters if a in wrapper.lora_A]
+        if not active:
+            return None
+        (name,) = active  # __call__ hands more than one to PEFT
+        return wrapper.lora_A[name].weight, wrapper.lora_B[name].weight, wrapper.scaling[name]
+
+    def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        if len(self.outer.active_adapters) > 1 and not self.outer.disable_adapters:
+            return self.stock(hidden_states, top_k_index, top_k_weights)
+        return swiglu_experts(
+            hidden_states, top_k_index, top_k_weights, self.base.gate_up_proj, self.base.down_proj,
+            self._lora("gate_up_proj"), self._lora("down_proj"),
+        )  # fmt: skip
+
+
+def _why_not(experts: nn.Module) -> str:
+    """Why this experts module can't take the path above; empty if it can."""
+    for name in ("gate_up_proj", "down_proj"):
+        if getattr(experts, name, None) is None or getattr(experts, name).ndim != 3:
+            return f"it has no 3-D parameter {name}"
+    if getattr(experts, "is_transposed", False) or getattr(experts, "has_bias", False):
+        return "its weights are transposed or have biases"
+    if not isinstance(getattr(experts, "act_fn", None), nn.SiLU) and type(getattr(experts, "act_fn", None)).__name__ != "SiLUActivation":
+        return f"its activation is {type(getattr(experts, 'act_fn', None)).__name__}, not SiLU"
+    if not getattr(experts, "is_concatenated", True) or type(experts)._apply_gate.__module__ != "transformers.integrations.moe":
+        return "it gates in its own way"
+    return ""
+
+
+def install(model: nn.Module) -> int:
+    """Run every LoRA-wrapped experts module of a PEFT model through ``swiglu_experts``; returns how many there were.
+
+    Raises:
+        BadInput: no experts module carries LoRA (a target that matched nothing), or one has another layout.
+    """
+    inner = {id(m.base_layer) for m in model.modules() if isinstance(m, ParamWrapper)}
+    outermost = [(n, m) for n, m in model.named_modules() if isinstance(m, ParamWrapper) and id(m) not in inner]
+    for name, wrapper in outermost:
+        forward = _ExpertsForward(wrapper)
+        if reason := _why_not(forward.base):
+            raise BadInput(f"{name}: LoRA over these experts is not supported, because {reason}; set adapter.experts to false")
+        wrapper.forward = forward
+    if not outermost:
+        raise BadInput("adapter.experts: no expert parameters matched the LoRA targets; is the base a mixture of experts?")
+    return len(outermost)
