@@ -1,0 +1,31 @@
+"""What an environment author imports: ``WorkflowEnv``, ``tool``, ``Rubric`` and the types they speak in. No torch, no ray."""
+
+from frontier_tune.contracts import Message, Task
+from frontier_tune.sdk.env import Limits, Step, WorkflowEnv
+from frontier_tune.sdk.grammar import GrammarError, ToolCall, parse, render_compact, render_json
+from frontier_tune.sdk.registry import environment_hash, load_environment
+from frontier_tune.sdk.rubric import Component, Grade, Rubric
+from frontier_tune.sdk.tools import Parameter, Signature, ToolDeclarationError, ToolError, tool
+
+__all__ = [
+    "Component",
+    "Grade",
+    "GrammarError",
+    "Limits",
+    "Message",
+    "Parameter",
+    "Rubric",
+    "Signature",
+    "Step",
+    "Task",
+    "ToolCall",
+    "ToolDeclarationError",
+    "ToolError",
+    "WorkflowEnv",
+    "environment_hash",
+    "load_environment",
+    "parse",
+    "render_compact",
+    "render_json",
+    "tool",
+]

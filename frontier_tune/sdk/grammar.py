@@ -203,7 +203,7 @@ def _check(verb: str, p: Parameter, value: Any) -> Any:
         value = float(value)
     if p.type is int and type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is not p.type or (p.type is int and abs(value) >= _LARGEST):
+    if type(value) is not p.type or (type(value) is int and abs(value) >= _LARGEST):
         wanted = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[p.type]
         raise GrammarError(f"{verb}: {p.name} is {wanted}, got {_show(value)}")
     if p.choices and value not in p.choices:

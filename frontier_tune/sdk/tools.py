@@ -160,7 +160,8 @@ def derive_signature(method: Callable[..., Any], ends: bool = False, name: str |
 
 
 def _parameter(where: str, p: inspect.Parameter, hint: Any, description: str) -> Parameter:
-    nullable, choices, kind = False, (), hint
+    nullable, kind = False, hint
+    choices: tuple[Any, ...] = ()
     if get_origin(kind) in (Union, types.UnionType):
         arms = [a for a in get_args(kind) if a is not type(None)]
         nullable = len(arms) < len(get_args(kind))
@@ -182,9 +183,8 @@ def _parameter(where: str, p: inspect.Parameter, hint: Any, description: str) ->
 
 def _parse_docstring(doc: str) -> tuple[str, dict[str, str]]:
     """(text before the first section, argument -> description) of a Google-style docstring."""
-    text, _, rest = re.sub(r"\n(Returns|Raises|Yields|Examples?|Notes?):\n(?:[ \t].*\n?|\n)*", "\n", doc + "\n").partition(
-        "Args:\n"
-    )
+    sections = re.compile(r"\n(Returns|Raises|Yields|Examples?|Notes?):\n(?:[ \t].*\n?|\n)*")
+    text, _, rest = sections.sub("\n", doc + "\n").partition("Args:\n")
     arguments: dict[str, str] = {}
     last = ""
     for line in rest.splitlines():
