@@ -1,0 +1,80 @@
+"""Ray on this machine: started for one run, quiet, private, on loopback alone, and gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+OBJECT_STORE_BYTES = 256 * 2**20
+
+# Ray reads these once, when it is imported; every process that it starts inherits them.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_enable_metrics_collection": "0",
+    # Ray takes 127.0.0.1 for this node instead of asking for the route to a public name server.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # No other user of the machine may hand this run's Ray code to execute: a token made for this process.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of one actor cost the others 5 to 20 times in wall clock
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+for _key, _value in SETTINGS.items():
+    os.environ.setdefault(_key, _value)
+
+# With usage statistics off Ray's dashboard process still asks the cloud providers' metadata addresses which cloud this is. A proxy
+# on a closed loopback port ends such requests on this machine. Only processes that Ray starts see it.
+_DEAD_END = "http://127.0.0.1:9"
+PROXIES = {k: _DEAD_END for k in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+PROXIES |= {k: "localhost,127.0.0.1,::1" for k in ("no_proxy", "NO_PROXY")}
+
+
+@contextmanager
+def local_ray(actors: int = 8) -> Iterator[None]:
+    """A Ray instance of our own for the body's duration: no dashboard page, no usage statistics, nothing on the terminal.
+
+    Its files live in a temporary directory that is removed afterwards.
+    """
+    import ray
+
+    scratch = tempfile.mkdtemp(prefix="ft-ray-", dir="/tmp")  # short: socket paths are limited to 107 bytes
+    try:
+        with _environment(PROXIES):
+            ray.init(
+                address="local",
+                num_cpus=actors,  # a count of actors: threads are shared out by the recipe
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                namespace="frontier-tune",
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=scratch,
+            )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -1,0 +1,50 @@
+"""The plan of groups: which task each group of a step plays, and the seed of every episode.
+
+Both are pure functions of the recipe's seed, so that a resumed run plays what the uninterrupted one would have played.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from frontier_tune.contracts import EpisodeSpec, Task
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 31-bit seed by hashing ``parts``: neighbours in any part are unrelated."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """Tasks in an order shuffled anew for each epoch: no task comes again before all were used."""
+
+    tasks: Sequence[Task]
+    seed: int
+    groups_per_step: int
+    group_size: int
+    temperature: float = 1.0
+
+    def task_of(self, position: int) -> Task:
+        """The task of the run's ``position``-th group, counted from 0 over all steps."""
+        epoch, index = divmod(position, len(self.tasks))
+        order = list(range(len(self.tasks)))
+        random.Random(derive_seed("epoch", self.seed, epoch)).shuffle(order)
+        return self.tasks[order[index]]
+
+    def step(self, step: int) -> list[EpisodeSpec]:
+        """Episodes of one step, group by group. [groups_per_step * group_size]"""
+        return [
+            EpisodeSpec(
+                task=self.task_of(step * self.groups_per_step + group),
+                group=group,
+                member=member,
+                seed=derive_seed("episode", self.seed, step, group, member),
+                temperature=self.temperature,
+            )
+            for group in range(self.groups_per_step)
+            for member in range(self.group_size)
+        ]

@@ -1,0 +1,166 @@
+"""The parity gate: after every sync the sampler must hold, and act by, the very policy that the learner holds.
+
+Four checks, from cheap and exact to numeric and end to end:
+
+1. the tensors resident in the sampler have the digests of the learner's, both in canonical form at the sampler's dtype;
+2. the version that the sampler answers with is the one just synced;
+3. a fixed probe batch has the same log-probabilities on both sides, when scored and when continued. Scoring never reads the
+   prefix cache, sampling does, and the probes are the same at every version: a cache that outlives its policy shows here;
+4. at start and every N syncs a canary adapter of large norm, on the experts alone where they are adapted, takes the same path
+   first. A fresh adapter has B = 0 and changes nothing, so it can't show a lost, transposed or mis-scaled tensor; the canary
+   does: its effect on the probe must be the same on both sides.
+
+The tolerance comes from the noise at start, when the policy is the base on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from frontier_tune.contracts import Completion, GateFailed, Request, SamplingParams
+from frontier_tune.contracts import Sampler as Engine
+from frontier_tune.orchestration.groups import derive_seed
+
+CONTINUED = 8  # tokens sampled after each probe
+NOISE_FACTOR = 8.0  # as the policy sharpens and routes shift, rounding differences of two engines grow from those at start
+FLOOR = {"float32": 1e-3, "bfloat16": 2e-2}  # nats a token; a smaller difference of two engines means nothing
+CEILING = {"float32": 0.02, "bfloat16": 0.2}  # more than this at start is no noise: two different models
+CANARY_SHARE = 0.05  # of the canary's effect may differ between the sides; every fault of form moves far more
+CANARY_VERSIONS = 1_000_000_000  # canaries take versions out of the way of the policy's
+
+
+class LearnerSide(Protocol):
+    def digests(self, dtype: str) -> Mapping[str, str]: ...
+
+    def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]: ...
+
+    def write_canary(self, directory: str, dtype: str) -> Mapping[str, str]: ...
+
+
+class SamplerSide(Engine, Protocol):
+    def sync(self, adapter_dir: str, version: int) -> Any: ...
+
+    def resident(self, version: int) -> Mapping[str, str]: ...
+
+
+@dataclass
+class ParityGate:
+    """``probes``: token ids, the same throughout a run, longer than a block of the sampler's KV cache.
+
+    ``tolerance``: largest mean |difference| in nats a token; from the recipe or a resumed run, else measured by ``start``.
+    """
+
+    learner: LearnerSide
+    sampler: SamplerSide
+    probes: Sequence[Sequence[int]]
+    dtype: str
+    tolerance: float | None = None
+
+    def start(self, version: int, adapter_dir: str, canary_dir: str) -> dict[str, float]:
+        """Canary, then the policy's first sync, from whose noise the tolerance follows. Raises GateFailed."""
+        base = self.learner.score(self.probes)
+        digests, canary = self._sync_canary(version, canary_dir)
+        self.sampler.sync(adapter_dir, version)
+        self._same_tensors(version, self.learner.digests(self.dtype))
+        gap, _ = self._gap(version)
+        if gap > CEILING[self.dtype] and self.tolerance is None:
+            raise GateFailed(
+                f"parity: before any training, learner and sampler differ by {gap:.3g} nats a token on the probe (noise at "
+                f"{self.dtype} is below {CEILING[self.dtype]:g}): they do not run the same model; is it one base, one dtype?"
+            )
+        self.tolerance = self.tolerance or max(FLOOR[self.dtype], NOISE_FACTOR * gap)
+        effect = self._judge_canary(canary, base, digests)
+        self._require(gap, version)
+        return {"gap": gap, "tolerance": self.tolerance, "canary_effect": effect}
+
+    def canary(self, version: int, canary_dir: str) -> dict[str, float]:
+        """Send the canary through, before version ``version`` is synced. Raises GateFailed."""
+        base = self.learner.score(self.probes)
+        digests, found = self._sync_canary(version, canary_dir)
+        return {"canary_effect": self._judge_canary(found, base, digests)}
+
+    def check(self, version: int) -> dict[str, float]:
+        """The gate after the sync of ``version``. Raises GateFailed naming the tensors where some differ."""
+        self._same_tensors(version, self.learner.digests(self.dtype))
+        gap, _ = self._gap(version)
+        self._require(gap, version)
+        return {"gap": gap, "tolerance": self._limit}
+
+    @property
+    def _limit(self) -> float:
+        if self.tolerance is None:
+            raise RuntimeError("the parity gate has no tolerance before start()")
+        return self.tolerance
+
+    def _same_tensors(self, version: int, learned: Mapping[str, str]) -> None:
+        held = self.sampler.resident(version)
+        faults = {
+            "missing": sorted(set(learned) - set(held)),
+            "differing": sorted(n for n in learned if n in held and learned[n] != held[n]),
+            "unknown": sorted(set(held) - set(learned)),
+        }
+        if any(faults.values()):
+            what = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in faults.items() if names)
+            raise GateFailed(f"parity: what the sampler holds as version {version} is not the learner's adapter of {len(learned)} tensors: {what}")
+
+    def _gap(self, version: int, adapter_dir: str | None = None) -> tuple[float, list[list[float]]]:
+        """Mean |sampler - learner| over scored or over continued tokens, whichever is worse; and the learner's scores of the probes."""
+        completions = self._continue(version)
+        scored = self.sampler.score(self.probes, version)
+        learned = self.learner.score([[*p, *c.tokens] for p, c in zip(self.probes, completions, strict=True)], adapter_dir)
+        on_probe, on_continued = [], []
+        for probe, completion, ours, theirs in zip(self.probes, completions, scored, learned, strict=True):
+            n = len(probe) - 1
+            on_probe += [abs(a - b) for a, b in zip(ours, theirs[:n], strict=True)]
+            on_continued += [abs(a - b) for a, b in zip(completion.logprobs, theirs[n:], strict=True)]
+        return max(_mean(on_probe), _mean(on_continued)), [row[: len(p) - 1] for row, p in zip(learned, self.probes)]
+
+    def _continue(self, version: int) -> list[Completion]:
+        requests = [
+            Request(f"probe-{version}-{i}", tuple(p), SamplingParams(CONTINUED, temperature=1.0, seed=derive_seed("probe", i)))
+            for i, p in enumerate(self.probes)
+        ]
+        done = {c.request_id: c for c in self.sampler.exchange(requests)}
+        while len(done) < len(requests):
+            done |= {c.request_id: c for c in self.sampler.exchange([])}
+        for completion in done.values():
+            if completion.finish == "error":
+                raise GateFailed(f"parity: the sampler failed on a probe: {completion.error}")
+            if completion.version != version:
+                raise GateFailed(f"parity: the sampler answered as version {completion.version} after the sync of version {version}")
+        return [done[r.id] for r in requests]
+
+    def _sync_canary(self, version: int, directory: str) -> tuple[Mapping[str, str], tuple[float, list[list[float]]]]:
+        digests = self.learner.write_canary(directory, self.dtype)
+        self.sampler.sync(directory, CANARY_VERSIONS + version)
+        self._same_tensors(CANARY_VERSIONS + version, digests)
+        return digests, self._gap(CANARY_VERSIONS + version, directory)
+
+    def _judge_canary(self, found: tuple[float, list[list[float]]], base: Sequence[Sequence[float]], names: Mapping[str, str]) -> float:
+        gap, moved = found
+        effect = _mean([abs(a - b) for before, after in zip(base, moved, strict=True) for a, b in zip(before, after, strict=True)])
+        if effect < 10 * self._limit:
+            raise GateFailed(f"parity: the canary moves the probe by {effect:.3g} nats a token: too little to prove a sync at {self._limit:.3g}")
+        if gap > max(self._limit, CANARY_SHARE * effect):
+            raise GateFailed(
+                f"parity: the canary adapter moves the learner by {effect:.3g} nats a token and the sampler differs from that by {gap:.3g}: "
+                f"a part of it is lost, transposed, mis-scaled or stale on its way ({_some(sorted(names))})"
+            )
+        return effect
+
+    def _require(self, gap: float, version: int) -> None:
+        if gap > self._limit:
+            raise GateFailed(
+                f"parity: as version {version} the sampler's log-probabilities differ from the learner's by {gap:.3g} nats a token on the "
+                f"probe, tolerance {self._limit:.3g}, though every tensor is equal: a stale prefix cache, or a scale or layout not applied"
+            )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
