@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +51,13 @@ _STYLE = {
 }
 
 
+class _Line(NamedTuple):
+    name: str
+    steps: list[int]
+    values: list[float]
+    colour: str
+
+
 def series(rows: Rows, key: str) -> tuple[list[int], list[float]]:
     """Steps and values of the rows in which ``key`` is a number."""
     points = [(int(r["step"]), float(r[key])) for r in rows if isinstance(r.get(key), int | float)]
@@ -73,8 +80,8 @@ def learning_curve(rows: Rows, evaluation: Mapping[str, Any] | None) -> Figure:
         fig = Figure(figsize=(9.2, 4.4), layout="constrained")
         ax, side = fig.subplots(1, 2, sharey=True, width_ratios=[5, 1.25])
         window = max(1, len(rows) // 20) * 2 - 1
-        ends = []
-        for key, colour, name in (("success", "blue", "success"), ("reward", "orange", "reward")):
+        lines = []
+        for key, colour in (("success", "blue"), ("reward", "orange")):
             steps, values = series(rows, key)
             inside = all(-0.001 <= v <= 1.001 for v in values)
             if not values or not inside:
@@ -83,8 +90,8 @@ def learning_curve(rows: Rows, evaluation: Mapping[str, Any] | None) -> Figure:
             ax.plot(steps, values, ".", color=COLOURS[colour], alpha=0.35, markersize=3.5)
             curve = smooth(values, window)
             ax.plot(steps, curve, color=COLOURS[colour], linewidth=2.0 if key == "success" else 1.2)
-            ends.append((curve[-1], f"training {name}", COLOURS[colour], steps[-1]))
-        _label_ends(ax, ends, least=0.06)
+            lines.append(_Line(f"training {key}", steps, curve, COLOURS[colour]))
+        _label(ax, lines)
         probes = [(r["step"], r["probe"]) for r in rows if isinstance(r.get("probe"), Mapping)]
         if probes:
             values = [p["success"] for _, p in probes]
@@ -100,15 +107,16 @@ def learning_curve(rows: Rows, evaluation: Mapping[str, Any] | None) -> Figure:
         ax.set_axisbelow(True)
         ax.set_xlabel("step")
         ax.margins(x=0.01)
-        title = "Training tasks, sampled"
-        ax.set_title(title + (f" (line: mean of {window} steps, band: 95 %)" if window > 1 else " (band: 95 %)"), loc="left", fontsize=9.5)
-        if not ends:
+        how = f"line: mean of {window} steps; " if window > 1 else ""
+        ax.set_title(f"Training tasks, sampled ({how}dots: single steps; band: their 95 % intervals)", loc="left", fontsize=9.5)
+        if not lines:
             ax.text(0.5, 0.5, "no success or reward between 0 and 1 recorded", ha="center", transform=ax.transAxes, color=COLOURS["muted"])
     return fig
 
 
 def _errors(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> list[list[float]]:
-    return [[max(0.0, v - ci[0]) for v, ci in zip(values, intervals, strict=True)], [max(0.0, ci[1] - v) for v, ci in zip(values, intervals, strict=True)]]
+    pairs = list(zip(values, intervals, strict=True))
+    return [[max(0.0, v - ci[0]) for v, ci in pairs], [max(0.0, ci[1] - v) for v, ci in pairs]]
 
 
 def _band(ax: Axes, rows: Rows, key: str, colour: str, window: int) -> None:
@@ -118,13 +126,22 @@ def _band(ax: Axes, rows: Rows, key: str, colour: str, window: int) -> None:
         ax.fill_between([s for s, _ in points], low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _label_ends(ax: Axes, ends: list[tuple[float, str, str, int]], least: float) -> None:
-    """Name each line at its right end; labels keep ``least`` (of the axis) apart."""
-    last = None
-    for y, text, colour, x in sorted(ends):
-        at = y if last is None else max(y, last + least)
-        last = at
-        ax.annotate(text, (x, min(at, 0.98)), xytext=(-4, 7), textcoords="offset points", color=colour, ha="right", va="bottom", fontweight="bold")
+def _label(ax: Axes, lines: Sequence[_Line]) -> None:
+    """Name each line where the lines lie farthest apart: the upper one to its upper left, the lower one to its lower right."""
+    if len(lines) == 2 and lines[0].steps == lines[1].steps:
+        gaps = [abs(a - b) for a, b in zip(lines[0].values, lines[1].values, strict=True)]
+        inner = range(len(gaps) // 5, max(1, len(gaps) * 4 // 5))
+        at = max(inner, key=gaps.__getitem__)
+        order = sorted(lines, key=lambda line: -line.values[at])
+    else:
+        at, order = None, list(lines)
+    for i, line in enumerate(order):
+        k = at if at is not None else len(line.values) // 2
+        xytext, ha, va = ((-10, 12), "right", "bottom") if i == 0 else ((10, -12), "left", "top")
+        ax.annotate(
+            line.name, (line.steps[k], line.values[k]), xytext=xytext, textcoords="offset points", ha=ha, va=va,
+            color=line.colour, fontweight="bold",
+        )  # fmt: skip
 
 
 def _held_out(ax: Axes, side: Axes, evaluation: Mapping[str, Any]) -> None:
@@ -178,6 +195,8 @@ def diagnostics(rows: Rows) -> Figure:
                 top = max(top, *longest, 0.0)
             if key in _SHARES:
                 ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if top > 0.04 else 2))
+            else:
+                ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
             _panel(ax, title, bool(values), low=min(0.0, *values, 0.0), top=1.0 if key == "groups_used" else top)
         _stacked(axes[6], rows, "phases", "seconds a step, by phase")
         _stacked(axes[7], rows, "failures", "failed episodes, by blame")
@@ -241,4 +260,5 @@ def to_svg(fig: Figure, name: str) -> str:
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     for colour, value in COLOURS.items():
         svg = svg.replace(value, f"var(--{colour})")
-    return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg class="figure" role="img" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\1">', svg, count=1)
+    head = r'<svg class="figure" role="img" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\1">'
+    return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', head, svg, count=1)
