@@ -1,0 +1,170 @@
+"""The CPU kernel that applies expert adapters in vLLM, and the re-packing of experts after a reload.
+
+Each adapter slot has its own copy of the experts with the low-rank update merged in, packed as the stock kernel wants it,
+and lying behind the base's in one tensor: [(1 + slots) * E, ...]. A token of slot s is sent to expert (1 + s) * E + e, so one
+call of the stock kernel serves base rows and any number of adapters, at the base's speed. The price is memory: one copy
+of the experts per slot, plus the unpacked weights to merge into. The copies are made when a slot is first used after a
+change, in float32, and rounded once.
+
+Covers every CPU kernel class that vLLM may choose (AMX for bfloat16, NEON, VSX, and the portable vector one).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from vllm._custom_ops import cpu_fused_moe, cpu_prepack_moe_weight
+from vllm.model_executor.custom_op import op_registry_oot
+from vllm.model_executor.layers.fused_moe import modular_kernel as mk
+from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
+from vllm.model_executor.layers.fused_moe.experts.lora_experts_mixin import LoRAExpertsMixin
+from vllm.model_executor.layers.fused_moe.fused_moe_modular_method import FusedMoEModularMethod
+from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend, backend_to_kernel_cls
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+
+Stacks = tuple[Tensor, ...]
+
+
+class _CPULoRAExperts(LoRAExpertsMixin):
+    """Mixed into one of vLLM's CPU experts classes by ``lora_experts_class``."""
+
+    isa: str
+    w1_bias: Tensor | None
+    w2_bias: Tensor | None
+    _raw: tuple[Tensor, Tensor]
+    _packed: tuple[Tensor, Tensor] | None = None  # base experts, then one copy per slot
+    _biases: tuple[Tensor | None, Tensor | None] = (None, None)
+    _merged: dict[int, tuple[int, ...]]  # slot -> versions of the adapter buffers that its copy was made from
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        self._raw = (layer.w13_weight.data.clone(), layer.w2_weight.data.clone())
+        self._packed, self._merged = None, {}
+        super().process_weights_after_loading(layer)  # type: ignore[misc]
+        if self._use_zentorch:  # type: ignore[attr-defined]
+            raise RuntimeError("zentorch's MoE kernel takes no expert adapters; uninstall zentorch to use LoRA over experts")
+
+    def _pack(self, w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+        """Pad the expert width as the stock class does, then prepack."""
+        extra = type(self)._padded_intermediate_size(self.moe_config) - w2.shape[-1]  # type: ignore[attr-defined]
+        if extra:
+            gate, up = w13.chunk(2, dim=1)
+            w13, w2 = torch.cat([pad(gate, (0, 0, 0, extra)), pad(up, (0, 0, 0, extra))], 1), pad(w2, (0, extra))
+        return cpu_prepack_moe_weight(w13.contiguous(), self.isa), cpu_prepack_moe_weight(w2.contiguous(), self.isa)
+
+    def _stacks(self, w1: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+        if self._packed is None:
+            slots, experts = self._lora_context.max_loras, w1.shape[0]  # type: ignore[union-attr]
+            packed = tuple(w.new_zeros((1 + slots) * experts, *w.shape[1:]) for w in (w1, w2))
+            packed[0][:experts].copy_(w1)
+            packed[1][:experts].copy_(w2)
+            self._packed = (packed[0], packed[1])
+            self._biases = tuple(  # type: ignore[assignment]
+                None if b is None else b.repeat(1 + slots, 1) for b in (self.w1_bias, self.w2_bias)
+            )
+        return self._packed
+
+    def _merge(self, slot: int, w1: Tensor, w2: Tensor) -> None:
+        """Bring the merged copy of ``slot`` up to date with the adapter buffers."""
+        ctx = self._lora_context
+        assert ctx is not None
+        a13, b13, (a2,), (b2,) = ctx.w13_lora_a_stacked, ctx.w13_lora_b_stacked, ctx.w2_lora_a_stacked, ctx.w2_lora_b_stacked
+        version = tuple(t._version for t in (*a13, *b13, a2, b2))
+        if self._merged.get(slot) == version:
+            return
+        halves = [torch.matmul(b[slot].float(), a[slot].float()) for a, b in zip(a13, b13, strict=True)]
+        if len(halves) == 2 and self.moe_config.activation == MoEActivation.SWIGLUOAI:  # gate and up alternate
+            delta13 = torch.stack(halves, dim=2).flatten(1, 2)
+        else:
+            delta13 = torch.cat(halves, dim=1)
+        delta2 = torch.matmul(b2[slot].float(), a2[slot].float())
+        raw13, raw2 = self._raw
+        merged = self._pack((raw13.float() + delta13).to(raw13.dtype), (raw2.float() + delta2).to(raw2.dtype))
+        at, experts = (1 + slot) * w1.shape[0], w1.shape[0]
+        for stack, new in zip(self._stacks(w1, w2), merged, strict=True):
+            stack[at : at + experts].copy_(new)
+        self._merged[slot] = version
+
+    def apply(
+        self,
+        output: Tensor,
+        hidden_states: Tensor,
+        w1: Tensor,
+        w2: Tensor,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        activation: MoEActivation,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """As the stock class, with each token's experts taken from the copy of its adapter slot."""
+        ctx = self._lora_context
+        groups = [] if ctx is None else ctx.punica_wrapper.frontier_groups(hidden_states.shape[0])
+        if all(slot < 0 for slot, _ in groups):
+            super().apply(  # type: ignore[misc]
+                output, hidden_states, w1, w2, topk_weights, topk_ids, activation, *args, **kwargs
+            )
+            return
+        for slot, _ in groups:
+            if slot >= 0:
+                self._merge(slot, w1, w2)
+        packed13, packed2 = self._stacks(w1, w2)
+        experts = w1.shape[0]
+        if len(groups) == 1:  # one adapter for all rows: its copy alone
+            part = slice((1 + groups[0][0]) * experts, (2 + groups[0][0]) * experts)
+            packed13, packed2, ids, (b1, b2) = packed13[part], packed2[part], topk_ids, (self.w1_bias, self.w2_bias)
+        else:
+            assert ctx is not None
+            slots = ctx.punica_wrapper.frontier_slots(hidden_states.shape[0])
+            ids = (topk_ids + (slots[:, None] + 1) * experts).to(torch.int32).contiguous()
+            b1, b2 = self._biases
+        skip_weighted = args[-1] if args else kwargs["apply_router_weight_on_input"]
+        cpu_fused_moe(
+            output, hidden_states, packed13, packed2, b1, b2, topk_weights, ids, activation.value, self.isa, skip_weighted
+        )
+
+
+def lora_experts_class(moe_config: Any) -> type[CPUUnquantizedExperts]:
+    """The CPU experts class that vLLM would choose without LoRA, with expert adapters added to it."""
+    reason = None
+    for cls in backend_to_kernel_cls(UnquantizedMoeBackend.CPU):
+        able = type(f"LoRA{cls.__name__}", (_CPULoRAExperts, cls), {})
+        ok, reason = able.is_supported_config(able, moe_config, None, None, mk.FusedMoEActivationFormat.Standard)  # type: ignore[attr-defined]
+        if ok:
+            return able
+    raise ValueError(f"no CPU kernel takes this MoE layer: {reason}")
+
+
+def install() -> list[str]:
+    """Register the MoE method and close both holes of the reload path. Returns what was changed."""
+    if "UnquantizedFusedMoEMethod" in op_registry_oot:
+        raise RuntimeError(
+            "another vLLM plugin has replaced UnquantizedFusedMoEMethod: expert adapters on CPU can't be installed beside it"
+        )
+
+    @UnquantizedFusedMoEMethod.register_oot  # type: ignore[misc]
+    class CPULoRAMoEMethod(UnquantizedFusedMoEMethod):  # type: ignore[misc]
+        def __init__(self, moe: Any) -> None:
+            super().__init__(moe)
+            if moe.is_lora_enabled:
+                self.unquantized_backend = UnquantizedMoeBackend.CPU
+                self.experts_cls = lora_experts_class(moe)
+
+        def _setup_kernel(self, layer: Any, w13: Tensor, w2: Tensor) -> None:
+            reload = self.moe_kernel is not None
+            super()._setup_kernel(layer, w13, w2)
+            if reload and self.unquantized_backend == UnquantizedMoeBackend.CPU:
+                self.moe_kernel.fused_experts.process_weights_after_loading(layer)
+
+    def process_weights_after_loading(self: Any, layer: Any) -> None:
+        """LoRA swaps the method for this wrapper, which by default does nothing when weights are loaded anew."""
+        self.old_quant_method.process_weights_after_loading(layer)
+
+    FusedMoEModularMethod.process_weights_after_loading = process_weights_after_loading
+    return [
+        "MoE layers with LoRA use the CPU kernels, expert adapters included",
+        "reloaded expert weights are packed again",
+    ]
