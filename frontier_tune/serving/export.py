@@ -1,0 +1,193 @@
+"""Hand a tuned model over: the adapter as it is (PEFT's format), or merged into a copy of its base.
+
+Both are checked before anyone sees them and appear under their final name whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from frontier_tune.contracts import BadInput, GateFailed
+from frontier_tune.experts import canonical
+
+if TYPE_CHECKING:
+    import torch
+
+Layout = Literal["peft", "merged"]
+ADAPTER_FILES = (canonical.CONFIG, canonical.WEIGHTS)
+PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+# What a served copy needs beside its weights; copied from the base byte for byte.
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "chat_template*")
+# Mean |log-probability| gap, in nats, between base + adapter and the merged copy read back from disk.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 1e-2}
+PROBE_SEQUENCES, PROBE_TOKENS = 4, 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where it lies; ``gap`` is the mean |log-probability| gap of a merged copy on the probe (None for an adapter)."""
+
+    path: Path
+    layout: Layout
+    files: dict[str, str]
+    gap: float | None = None
+
+
+def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None) -> Exported:
+    """Export a run directory's adapter, or an adapter directory, to the new directory ``out``.
+
+    ``base_dir`` is the base that the adapter was trained on: needed for ``merged``; for ``peft`` it adds the check that the
+    adapter fits it. Raises BadInput where ``out`` exists, ``source`` holds no adapter, it was changed after the run's record was
+    written, or it belongs to another base; GateFailed where the merged copy does not compute what base + adapter compute.
+    """
+    if layout not in get_args(Layout):
+        raise BadInput(f"export: layout '{layout}' is unknown; choose one of {', '.join(get_args(Layout))}")
+    if out.exists() or out.is_symlink():
+        raise BadInput(f"{out}: exists already; name a new directory or remove it")
+    adapter, record = find_adapter(source)
+    _check_files(adapter)
+    config = canonical.read_config(adapter)
+    _check_recorded(adapter, record)
+    if base_dir is not None:
+        _check_base(adapter, config, base_dir, record)
+    elif layout == "merged":
+        raise BadInput("export: a merged copy needs the base; name its directory")
+    with _whole(out) as work:
+        gap = None
+        if layout == "peft":
+            for name in ADAPTER_FILES:
+                shutil.copyfile(adapter / name, work / name)
+                if _digest(work / name) != _digest(adapter / name):
+                    raise GateFailed(f"export: the copy of {name} differs from the original; the disk is not to be trusted")
+        else:
+            assert base_dir is not None
+            gap = _merge(adapter, base_dir, work)
+        files = {p.relative_to(work).as_posix(): _digest(p) for p in sorted(work.rglob("*")) if p.is_file()}
+    return Exported(out, layout, files, gap)
+
+
+def find_adapter(source: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The adapter directory of ``source`` (a run, or an adapter itself) and the run's record, where there is one."""
+    adapter = source / "adapter" if (source / "adapter").is_dir() else source
+    if not adapter.is_dir():
+        raise BadInput(f"{source}: no such run or adapter directory")
+    path = adapter.parent / "record.json"
+    if adapter.name != "adapter" or not path.is_file():
+        return adapter, None
+    try:
+        record = json.loads(path.read_bytes())
+        _ = record["subject"], record["predicate"]["buildDefinition"]["resolvedDependencies"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise BadInput(f"{path}: not a run record ({e}); 'frontier-tune verify' says more") from None
+    return adapter, record
+
+
+def _check_files(adapter: Path) -> None:
+    for path in adapter.iterdir():
+        if path.suffix in PICKLED:
+            raise BadInput(f"{path}: may hold a pickle, which can run code when read; only safetensors are exported")
+
+
+def _check_recorded(adapter: Path, record: Mapping[str, Any] | None) -> None:
+    if record is None:
+        return
+    recorded = {str(s["name"]): s["digest"]["sha256"] for s in record["subject"]}
+    for name in ADAPTER_FILES:
+        if recorded.get(f"adapter/{name}") != _digest(adapter / name):
+            raise BadInput(f"{adapter / name}: is not the file that record.json lists; restore it, or export the adapter of another run")
+
+
+def _check_base(adapter: Path, config: Mapping[str, Any], base_dir: Path, record: Mapping[str, Any] | None) -> None:
+    """The base is the one that the record lists, file by file; without a record its name; and every tensor fits."""
+    from transformers import AutoConfig
+
+    if not (base_dir / "config.json").is_file():
+        raise BadInput(f"{base_dir}: no base here (config.json is missing)")
+    base = None
+    if record is not None:
+        base = next((d for d in record["predicate"]["buildDefinition"]["resolvedDependencies"] if d["name"] == "base"), None)
+    if base is not None:
+        for name, digest in base["annotations"]["files"].items():
+            if not name.endswith((".safetensors", ".json")):
+                continue
+            if not (base_dir / name).is_file() or _digest(base_dir / name) != digest:
+                raise BadInput(
+                    f"{base_dir}: is not the base of this adapter: {name} is not the file that record.json lists for base '{base.get('uri')}'"
+                )
+    elif (named := config.get("base_model_name_or_path")) and Path(str(named)).name != base_dir.resolve().name:
+        raise BadInput(f"{adapter}: was trained on base '{named}', not on '{base_dir}'; name that base")
+    try:
+        canonical.load(adapter, AutoConfig.from_pretrained(str(base_dir), local_files_only=True))
+    except canonical.AdapterMismatch as e:
+        raise BadInput(f"{adapter}: does not fit the base {base_dir}: {e}") from None
+
+
+def _merge(adapter: Path, base_dir: Path, work: Path) -> float:
+    """Merge with stock PEFT, save, read back and compare on a fixed random probe. Returns the mean gap in nats."""
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(base_dir), dtype="auto", local_files_only=True)
+    dtype = str(model.dtype).removeprefix("torch.")
+    vocabulary = model.config.get_text_config().vocab_size
+    tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
+    loaded, stored = get_peft_model_state_dict(tuned), load_file(str(adapter / canonical.WEIGHTS))
+    lost = [n for n, t in stored.items() if n not in loaded or not torch.equal(loaded[n].float(), t.float())]
+    if lost:
+        raise GateFailed(f"export: PEFT did not load {len(lost)} of {len(stored)} tensors of {adapter} (first: {lost[0]})")
+    probe = torch.randint(0, vocabulary, (PROBE_SEQUENCES, PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
+    wanted = _log_probabilities(tuned, probe)
+    merged = tuned.merge_and_unload(safe_merge=True)
+    merged.save_pretrained(str(work))
+    for pattern in TOKENIZER_FILES:
+        for path in base_dir.glob(pattern):
+            shutil.copyfile(path, work / path.name)
+    del merged, tuned, model
+    again = AutoModelForCausalLM.from_pretrained(str(work), dtype="auto", local_files_only=True).eval()
+    gap = float((_log_probabilities(again, probe) - wanted).abs().mean())
+    if not gap <= TOLERANCE.get(dtype, min(TOLERANCE.values())):  # NaN fails too
+        raise GateFailed(f"export: the merged copy's log-probabilities differ from base + adapter by {gap:.2g} nats on average ({dtype})")
+    return gap
+
+
+def _log_probabilities(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probability of every token but the first, in fp32. [sequences, tokens - 1]"""
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=tokens).logits[:, :-1].float()
+    return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A working directory beside ``out`` that takes its name at the end, or goes away where the body raises."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield work
+        for path in work.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as f:
+                    os.fsync(f.fileno())
+        work.chmod(0o755)
+        os.rename(work, out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise

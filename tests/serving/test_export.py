@@ -1,0 +1,130 @@
+"""Exports against stock PEFT and transformers, and what export refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from frontier_tune.contracts import BadInput, GateFailed
+from frontier_tune.serving import export as serving
+from frontier_tune.serving.export import export
+
+
+def make_base(path: Path, hidden: int = 64, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    torch.manual_seed(seed)
+    config = Qwen3MoeConfig(
+        vocab_size=96, hidden_size=hidden, intermediate_size=80, moe_intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, num_experts=6, num_experts_per_tok=2, max_position_embeddings=256, tie_word_embeddings=True,
+    )  # fmt: skip
+    Qwen3MoeForCausalLM(config).to(dtype).save_pretrained(path)
+    (path / "tokenizer.json").write_text('{"made": "up"}')
+    return path
+
+
+def make_adapter(path: Path, base: Path, size: float = 0.2) -> Path:
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    tuned = get_peft_model(model, LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+    ))  # fmt: skip
+    with torch.no_grad():
+        for name, p in tuned.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=size)
+    tuned.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(tmp_path_factory.mktemp("run") / "adapter", base)
+
+
+def log_probabilities(model: torch.nn.Module) -> torch.Tensor:
+    tokens = torch.arange(40).reshape(2, 20) % 96
+    with torch.no_grad():
+        return model(input_ids=tokens).logits.log_softmax(-1)
+
+
+def test_merged_copy_computes_what_base_plus_adapter_compute(base: Path, adapter: Path, tmp_path: Path) -> None:
+    done = export(adapter, "merged", tmp_path / "out", base)
+    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert torch.allclose(log_probabilities(merged), log_probabilities(stock), atol=1e-4)
+    plain = AutoModelForCausalLM.from_pretrained(base).eval()
+    assert (log_probabilities(merged) - log_probabilities(plain)).abs().mean() > 0.05, "the adapter changes something"
+    assert done.gap is not None and done.gap < 1e-5
+    assert (tmp_path / "out/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    assert {p.suffix for p in (tmp_path / "out").iterdir()} <= {".json", ".safetensors", ".jinja"}
+    assert [p.name for p in tmp_path.iterdir()] == ["out"], "no working directory is left"
+
+
+def test_adapter_copy_loads_in_stock_peft(base: Path, adapter: Path, tmp_path: Path) -> None:
+    done = export(adapter.parent, "peft", tmp_path / "out", base)
+    assert set(done.files) == {"adapter_config.json", "adapter_model.safetensors"}
+    a, b = load_file(adapter / "adapter_model.safetensors"), load_file(tmp_path / "out/adapter_model.safetensors")
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out"))
+
+
+def test_a_bad_merge_never_takes_the_final_name(base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peft.tuners.lora.LoraModel.merge_and_unload", lambda self, safe_merge: self.unload())  # the adapter is lost
+    with pytest.raises(GateFailed, match="differ from base"):
+        export(adapter, "merged", tmp_path / "out", base)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_of_another_base_is_refused(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="trained on base"):
+        export(adapter, "merged", tmp_path / "out", make_base(tmp_path / "other"))
+    with pytest.raises(BadInput, match="does not fit"):
+        export(adapter, "peft", tmp_path / "out", make_base(tmp_path / "tiny", hidden=128))
+    assert not (tmp_path / "out").exists()
+
+
+def record_of(base: Path, adapter: Path) -> dict[str, object]:
+    subject = [{"name": f"adapter/{n}", "digest": {"sha256": serving._digest(adapter / n)}} for n in serving.ADAPTER_FILES]
+    files = {p.name: serving._digest(p) for p in base.iterdir()}
+    entry = {"name": "base", "uri": "tiny", "digest": {"sha256": "0" * 64}, "annotations": {"files": files}}
+    return {"subject": subject, "predicate": {"buildDefinition": {"resolvedDependencies": [entry]}}}
+
+
+def test_the_record_decides_which_base_and_which_adapter(base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    made = make_adapter(run / "adapter", base)
+    (run / "record.json").write_text(json.dumps(record_of(base, made)))
+    export(run, "peft", tmp_path / "good", base)
+    twin = make_base(tmp_path / "elsewhere/tiny", seed=5)  # same name, same shapes, other weights
+    with pytest.raises(BadInput, match=r"not the base of this adapter: model\.safetensors"):
+        export(run, "peft", tmp_path / "out", twin)
+    tensors = load_file(made / "adapter_model.safetensors")
+    save_file({k: t * 2 for k, t in tensors.items()}, made / "adapter_model.safetensors")
+    with pytest.raises(BadInput, match=r"not the file that record\.json lists"):
+        export(run, "peft", tmp_path / "out", base)
+
+
+def test_bad_requests(base: Path, adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="exists already"):
+        export(adapter, "peft", tmp_path)
+    with pytest.raises(BadInput, match="layout 'onnx'"):
+        export(adapter, "onnx", tmp_path / "out")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="needs the base"):
+        export(adapter, "merged", tmp_path / "out")
+    with pytest.raises(BadInput, match="no such run"):
+        export(tmp_path / "nowhere", "peft", tmp_path / "out")
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(BadInput, match="pickle"):
+        export(pickled, "peft", tmp_path / "out")
