@@ -1,0 +1,1 @@
+"""Workbooks: sessions, tools, layouts and names for environments whose work is done in spreadsheets."""

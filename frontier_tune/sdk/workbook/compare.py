@@ -1,0 +1,93 @@
+"""Look at what an episode did to a workbook: cells it should have left alone, formulas that depend on nothing, right values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from frontier_tune.sdk.workbook.addresses import parse_range, split_sheet
+from frontier_tune.sdk.workbook.session import Cell, WorkbookSession
+
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Calculated values of the answer cells of one hidden copy (None: the edits could not be done there) and the golden ones."""
+
+    values: list[Any] | None
+    golden: Sequence[Decimal]
+
+    def right(self) -> int:
+        """Cells that are exactly right: within 1e-6, absolute."""
+        return sum(equal(v, g) for v, g in zip(self.values or [], self.golden))
+
+    def near(self, relative: float) -> int:
+        """Cells within ``relative`` of the golden value."""
+        return sum(equal(v, g, relative) for v, g in zip(self.values or [], self.golden))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a rubric over workbooks looks at.
+
+    ``touched``: changed cells that are no answers. ``formulas``: for each answer cell, whether it holds a formula that depends on
+    other cells. ``copies``: the hidden copies. ``near``: the relative tolerance of a close answer, 0 for whole numbers.
+    """
+
+    submitted: bool
+    touched: list[Cell] = field(default_factory=list)
+    formulas: list[bool] = field(default_factory=list)
+    copies: list[Answered] = field(default_factory=list)
+    near: float = 0.02
+
+
+def equal(value: Any, golden: Decimal, relative: float = 0.0) -> bool:
+    """Whether a cell's value is a number within 1e-6, or within ``relative`` where that is more, of ``golden``."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    wanted = float(golden)
+    return abs(value - wanted) <= max(TOLERANCE, relative * abs(wanted))
+
+
+def touched(session: WorkbookSession, allowed: Collection[Cell]) -> list[Cell]:
+    """Cells outside ``allowed`` that don't hold what they held when the session began. 1 and 1.0 are the same, 1 and "1" are not."""
+    return [
+        cell
+        for cell, held in session.originals.items()
+        if cell not in allowed and not _same(held, session.changed.get(cell, held))
+    ]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, bool) != isinstance(b, bool):
+        return False
+    return bool(a == b) or (a in (None, "") and b in (None, ""))
+
+
+def depends(session: WorkbookSession, cell: Cell, answers: Collection[Cell]) -> bool:
+    """Whether ``cell`` holds a formula with a reference to some cell that is no answer."""
+    from openpyxl.formula import Tokenizer
+    from openpyxl.formula.tokenizer import Token, TokenizerError
+
+    formula = session.book[cell[0]].cell(*cell[1:]).value
+    if not isinstance(formula, str) or not formula.startswith("="):
+        return False
+    try:
+        tokens = Tokenizer(formula).items
+    except TokenizerError:
+        return False
+    return any(_refers(t.value, cell[0], answers) for t in tokens if t.type == Token.OPERAND and t.subtype == Token.RANGE)
+
+
+def _refers(text: str, own_sheet: str, answers: Collection[Cell]) -> bool:
+    sheet, block = split_sheet(text) if "!" in text else (own_sheet, text)
+    try:
+        r1, c1, r2, c2 = parse_range(block.replace("$", ""))
+    except ValueError:
+        return ":" in block  # whole rows or columns; a lone word is a name, which the engine doesn't know
+    if (r2 - r1 + 1) * (c2 - c1 + 1) > len(answers):
+        return True
+    return any((sheet, r, c) not in answers for r in range(r1, r2 + 1) for c in range(c1, c2 + 1))

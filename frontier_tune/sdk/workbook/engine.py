@@ -1,0 +1,121 @@
+"""The formula engine beside a workbook: formualizer, told of every edit, never reloaded.
+
+openpyxl keeps the file's cells and never calculates; this keeps the values. Both see each edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from frontier_tune.sdk.tools import ToolError
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
+    from openpyxl.worksheet.worksheet import Worksheet
+
+ERRORS = {
+    "Ref": "#REF!",
+    "Name": "#NAME?",
+    "Div": "#DIV/0!",
+    "Value": "#VALUE!",
+    "Num": "#NUM!",
+    "Na": "#N/A",
+    "Null": "#NULL!",
+    "Circ": "#CIRC!",
+    "Spill": "#SPILL!",
+    "Calc": "#CALC!",
+}
+_EPOCH = datetime(1899, 12, 30)
+DENSE = 50  # a sheet is loaded as one block unless so many cells of it are empty for each filled one
+
+
+class CellError(str):
+    """A calculated error value such as ``#REF!``. Equal to the same error alone."""
+
+
+def serial(value: date | datetime) -> float:
+    """Excel's date serial (1900 system): days since 1899-12-30, with the time as a fraction."""
+    moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
+    return (moment - _EPOCH) / timedelta(days=1)
+
+
+class Engine:
+    """Values of a workbook's cells. Rows and columns are 1-based."""
+
+    def __init__(self, book: Workbook) -> None:
+        import formualizer
+
+        config = formualizer.EvaluationConfig()
+        config.enable_parallel = False  # many episodes share two cores
+        self._range = formualizer.RangeAddress
+        self._book = formualizer.Workbook(
+            config=formualizer.WorkbookConfig(mode=formualizer.WorkbookMode.Ephemeral, eval_config=config)
+        )
+        for sheet in book.worksheets:
+            self._book.add_sheet(sheet.title)
+        for sheet in book.worksheets:
+            self._load(sheet)
+        self._book.evaluate_all()
+
+    def _load(self, sheet: Worksheet) -> None:
+        target = self._book.sheet(sheet.title)
+        filled = {place: cell.value for place, cell in sheet._cells.items() if cell.value is not None}
+        formulas = {place: v for place, v in filled.items() if isinstance(v, str) and v.startswith("=")}
+        constants = {place: v for place, v in filled.items() if place not in formulas}
+        if constants:
+            height, width = max(r for r, _ in constants), max(c for _, c in constants)
+            if height * width <= DENSE * len(constants):
+                block = [[constants.get((r, c)) for c in range(1, width + 1)] for r in range(1, height + 1)]
+                target.set_values_batch(1, 1, height, width, block)
+            else:  # a stray cell far out: one by one
+                for (r, c), v in constants.items():
+                    target.set_value(r, c, v)
+        for (r, c), formula in formulas.items():
+            target.set_formula(r, c, formula)
+
+    def set_cells(self, cells: Mapping[tuple[str, int, int], Any]) -> None:
+        """Set values and formulas (text that starts with =) by (sheet, row, column), then recalculate once.
+
+        Raises ToolError where a formula can't be read; cells set before it stay set.
+        """
+        try:
+            for (sheet, row, column), content in cells.items():
+                target = self._book.sheet(sheet)
+                if isinstance(content, str) and content.startswith("="):
+                    target.set_formula(row, column, content)
+                else:
+                    target.set_value(row, column, content)
+            self._book.evaluate_all()
+        except RuntimeError as e:
+            raise ToolError(_reason(e)) from None
+
+    def value(self, sheet: str, row: int, column: int) -> Any:
+        """Calculated value: None, bool, float, str, date, datetime or CellError."""
+        return _plain(self._book.get_value(sheet, row, column))
+
+    def values(self, sheet: str, first_row: int, first_column: int, last_row: int, last_column: int) -> list[list[Any]]:
+        block = self._range(sheet, first_row, first_column, last_row, last_column)
+        return [[_plain(v) for v in row] for row in self._book.sheet(sheet).get_values(block)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return CellError(ERRORS.get(value.get("kind", ""), "#VALUE!"))
+    return value
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    return "formula not understood: " + text.rsplit(": ", 1)[-1] if ": " in text else text
+
+
+def check_formula(formula: str) -> None:
+    """Raise ToolError where ``formula`` does not parse; nothing is changed."""
+    import formualizer
+
+    try:
+        formualizer.parse(formula)
+    except Exception as e:  # the parser's own exception type is not exported under one stable name
+        raise ToolError(_reason(e)) from None

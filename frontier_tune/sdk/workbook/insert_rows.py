@@ -1,0 +1,100 @@
+"""Insert rows into a sheet and rewrite every reference as Excel does. (openpyxl's own insert_rows moves cells alone.)
+
+Excel moves each end of a reference by itself: an end at or below the inserted rows moves down, one above stays. So a cell moves,
+a range that spans the place grows, one that ends above stays. ``$`` makes no difference. An end pushed off the sheet's last row is
+``#REF!`` for a cell and stays at the last row for a range. Text, names, structured references and other files' are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from frontier_tune.contracts import BadInput
+from frontier_tune.sdk.workbook.addresses import MAX_ROW, split_sheet
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
+    from openpyxl.worksheet.worksheet import Worksheet
+
+_CELL = re.compile(r"(\$?[A-Za-z]{1,3}\$?)([0-9]{1,7})")
+_ROWS = re.compile(r"(\$?)([0-9]{1,7}):(\$?)([0-9]{1,7})")
+
+
+def shift_row(row: int, at: int, count: int) -> int:
+    """Where a row stands after ``count`` rows were inserted before row ``at``."""
+    return row + count if row >= at else row
+
+
+def shift_formula(formula: str, own_sheet: str, sheet: str, at: int, count: int) -> str:
+    """``formula``, which stands on ``own_sheet``, after ``count`` rows were inserted before row ``at`` of ``sheet``."""
+    from openpyxl.formula import Tokenizer
+    from openpyxl.formula.tokenizer import Token
+
+    tokens = Tokenizer(formula).items
+    parts = [
+        _shift_operand(t.value, own_sheet, sheet, at, count) if t.type == Token.OPERAND and t.subtype == Token.RANGE else t.value
+        for t in tokens
+    ]
+    return "=" + "".join(parts)
+
+
+def _shift_operand(text: str, own_sheet: str, sheet: str, at: int, count: int) -> str:
+    prefix, bang, rest = text.rpartition("!")
+    on = split_sheet(prefix + bang)[0] if bang else own_sheet
+    if on.casefold() != sheet.casefold():
+        return text
+    moved = _shift_reference(rest, at, count)
+    return "#REF!" if moved is None else prefix + bang + moved
+
+
+def _shift_reference(text: str, at: int, count: int) -> str | None:
+    """A reference without its sheet; None where it was pushed off the sheet. Names and whole columns come back as they are."""
+    rows = _ROWS.fullmatch(text)
+    if rows:
+        first, last = shift_row(int(rows[2]), at, count), shift_row(int(rows[4]), at, count)
+        return None if min(first, last) > MAX_ROW else f"{rows[1]}{min(first, MAX_ROW)}:{rows[3]}{min(last, MAX_ROW)}"
+    ends = [_CELL.fullmatch(end) for end in text.split(":")]
+    if len(ends) > 2 or not all(ends):
+        return text
+    moved = [shift_row(int(m[2]), at, count) for m in ends if m]
+    if min(moved) > MAX_ROW:
+        return None
+    return ":".join(f"{m[1]}{min(row, MAX_ROW)}" for m, row in zip(ends, moved) if m)
+
+
+def insert_rows(book: Workbook, sheet: str, at: int, count: int) -> None:
+    """Insert ``count`` empty rows before row ``at`` (1-based) of ``sheet``; formulas and defined names of the whole book follow.
+
+    Raises BadInput for a place outside the sheet, where filled cells would leave it (Excel refuses that too), and for a sheet with
+    array formulas, tables or merged cells, which this does not move.
+    """
+    ws = book[sheet]
+    _check(ws, at, count)
+    for (row, _), cell in sorted(ws._cells.items(), reverse=True):
+        if row >= at:
+            ws._move_cell(row, cell.column, count, 0)
+    for other in book.worksheets:
+        for cell in other._cells.values():
+            cell.value = _shifted(cell.value, other.title, sheet, at, count)
+        for name in other.defined_names.values():
+            name.attr_text = _shifted("=" + name.attr_text, other.title, sheet, at, count)[1:]
+    for name in book.defined_names.values():
+        name.attr_text = _shifted("=" + name.attr_text, "", sheet, at, count)[1:]
+
+
+def _shifted(value: Any, own_sheet: str, sheet: str, at: int, count: int) -> Any:
+    if isinstance(value, str) and value.startswith("="):
+        return shift_formula(value, own_sheet, sheet, at, count)
+    return value
+
+
+def _check(ws: Worksheet, at: int, count: int) -> None:
+    if not (1 <= at <= MAX_ROW and count >= 0):
+        raise BadInput(f"insert_rows: {count} rows before row {at} of {ws.title}: rows are numbered 1 to {MAX_ROW}")
+    last = max((row for (row, _), cell in ws._cells.items() if cell.value is not None), default=0)
+    if last >= at and last + count > MAX_ROW:
+        raise BadInput(f"insert_rows: {count} rows before row {at} would push row {last} of {ws.title} off the sheet")
+    arrays = any(cell.data_type == "f" and not isinstance(cell.value, str) for cell in ws._cells.values())
+    if arrays or ws.tables or ws.merged_cells.ranges:
+        raise BadInput(f"insert_rows: {ws.title} holds array formulas, tables or merged cells, which are not moved; remove them first")

@@ -1,0 +1,113 @@
+"""Lay tables out on sheets as real workbooks do: titles above, margins, blank rows, totals rows, notes below or beside.
+
+A *family* fixes which mess there is; the draw within it comes from a generator of its own, so that the same structure can be
+filled with other values (a hidden copy). Some families are held out: nothing that trains may use them.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from frontier_tune.sdk.workbook.vocabulary import VALUES
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a layout family allows. Counts are inclusive (low, high) bounds."""
+
+    name: str
+    title_rows: tuple[int, int] = (0, 0)
+    left_margin: tuple[int, int] = (0, 0)
+    blank_every: tuple[int, int] | None = None  # a blank row after so many data rows
+    totals_row: bool = False
+    notes_below: tuple[int, int] = (0, 0)
+    notes_beside: bool = False
+
+
+TRAIN_FAMILIES = (
+    Family("plain"),
+    Family("titled", title_rows=(1, 2)),
+    Family("shifted", left_margin=(1, 1)),
+    Family("gappy", blank_every=(6, 12)),
+    Family("totalled", title_rows=(0, 1), totals_row=True),
+    Family("annotated", title_rows=(0, 2), notes_below=(1, 3)),
+)
+HELDOUT_FAMILIES = (
+    Family("banner", title_rows=(3, 4), left_margin=(1, 2), notes_below=(0, 1)),
+    Family("ragged", title_rows=(0, 1), blank_every=(4, 9), totals_row=True, left_margin=(0, 1)),
+    Family("margin", title_rows=(1, 3), notes_beside=True, totals_row=True),
+)
+FAMILIES = {f.name: f for f in (*TRAIN_FAMILIES, *HELDOUT_FAMILIES)}
+
+_TITLES = ("Month end close", "Management report", "Draft", "Prepared by finance", "Internal use", "Version 2", "All figures in thousands",
+           "Entity 12")  # fmt: skip
+_NOTES = ("checked by controller", "see memo", "source: subledger", "to be reviewed", "carried over from last month")
+
+
+@dataclass
+class SheetSpec:
+    """A table to be laid out. ``rows[i][j]`` belongs under ``headers[j]``; ``totals`` names columns that a totals row sums."""
+
+    name: str
+    headers: list[str]
+    rows: list[list[Any]]
+    totals: list[str] = field(default_factory=list)
+
+
+def lay_out(sheets: list[SheetSpec], family: Family, structure: random.Random) -> Workbook:
+    """A workbook of ``sheets`` in the manner of ``family``.
+
+    ``structure`` must be in the same state for every copy of one workbook: it is asked for the layout alone, never for values,
+    and the same number of times whatever the values are.
+    """
+    from openpyxl import Workbook
+
+    book = Workbook()
+    book.remove(book.active)
+    for spec in sheets:
+        _lay_sheet(book, spec, family, structure)
+    return book
+
+
+def _lay_sheet(book: Workbook, spec: SheetSpec, family: Family, structure: random.Random) -> None:
+    from frontier_tune.sdk.workbook.addresses import letters
+
+    ws = book.create_sheet(spec.name)
+    left = structure.randint(*family.left_margin) + 1
+    row = 1
+    for _ in range(structure.randint(*family.title_rows)):
+        ws.cell(row, left).value = structure.choice(_TITLES)
+        row += 1
+    if row > 1 and structure.random() < 0.5:
+        row += 1
+    for j, header in enumerate(spec.headers):
+        ws.cell(row, left + j).value = header
+    header_row = row
+    every = structure.randint(*family.blank_every) if family.blank_every else 0
+    row += 1
+    for i, values in enumerate(spec.rows):
+        for j, value in enumerate(values):
+            if value is not None:
+                ws.cell(row, left + j).value = value
+        row += 1
+        if every and (i + 1) % every == 0 and i + 1 < len(spec.rows):
+            row += 1
+    last = row - 1
+    if family.totals_row and spec.totals:
+        ws.cell(row, left).value = structure.choice(VALUES["total_label"])
+        for name in spec.totals:
+            column = letters(left + spec.headers.index(name))
+            ws.cell(row, left + spec.headers.index(name)).value = f"=SUM({column}{header_row + 1}:{column}{last})"
+        row += 1
+    for _ in range(structure.randint(*family.notes_below)):
+        row += 1
+        ws.cell(row, left).value = structure.choice(_NOTES)
+    if family.notes_beside:
+        column = left + len(spec.headers) + 1
+        for offset in range(2):
+            ws.cell(header_row + 1 + offset, column).value = structure.choice(_NOTES)

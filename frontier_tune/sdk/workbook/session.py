@@ -1,0 +1,198 @@
+"""A workbook that is being worked on: openpyxl model and formula engine in step, read and edited through few verbs.
+
+Observations are short on purpose: a header line, two rows, the range. What an edit touched is kept, so that a grader can
+replay the edits elsewhere and see that nothing else changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from frontier_tune.sdk.tools import ToolError
+from frontier_tune.sdk.workbook import addresses as a1
+from frontier_tune.sdk.workbook.engine import CellError, Engine, check_formula
+from frontier_tune.sdk.workbook.references import Table, Template, compile_formula
+from frontier_tune.sdk.workbook.tables import find_table
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
+
+MAX_CELLS_READ = 120
+MAX_SHOWN = 200  # characters of one cell's text that an observation shows
+Cell = tuple[str, int, int]
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
+
+
+def show(value: Any) -> str:
+    """A cell's value as an observation shows it. Numbers as Excel's General format: at most 11 significant digits."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, float | int):
+        return f"{value:.11g}"
+    if isinstance(value, datetime):
+        value = value.date() if value.time() == datetime.min.time() else value
+    text = value.isoformat() if isinstance(value, date | datetime) else str(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+
+class WorkbookSession:
+    """One open workbook. Every edit reaches both models or neither."""
+
+    def __init__(self, book: Workbook) -> None:
+        self.book = book
+        self.engine = Engine(book)
+        self.changed: dict[Cell, Any] = {}  # cell -> what the workbook now holds there (formula text or value)
+        self.originals: dict[Cell, Any] = {}  # the same cells -> what they held when the session began
+        self._tables: dict[str, Table | None] = {}
+        self._rewritten: set[str] = set()  # sheets whose table a write may have changed
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def sheet_named(self, name: str) -> str:
+        """The sheet's own spelling. Raises ToolError that names the sheets there are."""
+        folded = name.strip().strip("'").casefold()
+        for title in self.book.sheetnames:
+            if title.casefold() == folded:
+                return str(title)
+        raise ToolError(f"no sheet {name.strip()}; sheets: {', '.join(self.book.sheetnames)}")
+
+    def table(self, sheet: str) -> Table:
+        """The table of a sheet. Raises ToolError where it holds none."""
+        title = self.sheet_named(sheet)
+        if title not in self._tables:
+            self._tables[title] = find_table(self.book[title])
+        table = self._tables[title]
+        if table is None:
+            raise ToolError(f"no table in {title}")
+        return table
+
+    def overview(self) -> str:
+        """``Sales A1:H61; Rates A1:C9``: each sheet with the range from A1 to its last used row and column."""
+        parts = []
+        for ws in self.book.worksheets:
+            corner = a1.cell(max(r for r, _ in ws._cells), max(c for _, c in ws._cells)) if ws._cells else ""
+            parts.append(f"{ws.title} A1:{corner}" if corner else f"{ws.title} empty")
+        return "; ".join(parts)
+
+    def read(self, where: str) -> str:
+        """A sheet's table (header and first two rows) or a range, as text with ``|`` between cells."""
+        sheet, block = a1.split_sheet(where)
+        title = self.sheet_named(sheet)
+        if block:
+            try:
+                r1, c1, r2, c2 = a1.parse_range(block)
+            except ValueError as e:
+                raise ToolError(str(e)) from None
+            if (r2 - r1 + 1) * (c2 - c1 + 1) > MAX_CELLS_READ:
+                raise ToolError(f"{block} is too large; at most {MAX_CELLS_READ} cells")
+            rows = range(r1, r2 + 1)
+            head = f"{title}!{block}"
+        else:
+            table = self.table(title)
+            c1, c2 = min(table.columns.values()), max(table.columns.values())
+            rows = [table.header_row, *table.rows[:2]]  # type: ignore[assignment]
+            last = table.rows[-1] if table.rows else table.header_row
+            head = f"{title} {a1.cell(table.header_row, c1)}:{a1.cell(last, c2)}"
+        lines = [head]
+        for r in rows:
+            values = self.engine.values(title, r, c1, r, c2)[0]
+            lines.append("|".join(show(v) for v in values))
+        return "\n".join(lines)
+
+    # -- editing -----------------------------------------------------------------------------------------------------
+
+    def fill(self, sheet: str, column: str, formula: str) -> str:
+        """Fill ``formula`` down a column of a table, one cell for each data row. Relative A1 references are written for the first."""
+        table = self.table(sheet)
+        number = table.column(column)
+        if not table.rows:
+            raise ToolError(f"no data rows in {table.sheet}")
+        texts = self._formulas(formula, table, number)
+        self.put({(table.sheet, r, number): text for r, text in texts})
+        return self._outcome(table, number)
+
+    def put(self, cells: Mapping[Cell, Any]) -> None:
+        """Set values and formulas (A1 references only) as they are; all or, where the engine refuses one (ToolError), none."""
+        before = {cell: self._held(cell) for cell in cells}
+        try:
+            self.engine.set_cells(cells)
+        except ToolError:
+            self.engine.set_cells(before)
+            raise
+        for (title, row, column), content in cells.items():
+            self.book[title].cell(row, column).value = content
+        self.changed.update(cells)
+        self.originals = before | self.originals
+
+    def restore(self) -> None:
+        """Take every edit back, so that the session is as it was when it began."""
+        self.engine.set_cells(self.originals)
+        for (title, row, column), content in self.originals.items():
+            ws = self.book[title]
+            if content is None:  # the cell may not have been there; an empty one that was changes nothing
+                ws._cells.pop((row, column), None)
+            else:
+                ws.cell(row, column).value = content
+        for title in self._rewritten:
+            self._tables.pop(title, None)
+        self._rewritten.clear()
+        self.changed.clear()
+        self.originals.clear()
+
+    def _held(self, cell: Cell) -> Any:
+        title, row, column = cell
+        held = self.book[title]._cells.get((row, column))
+        return None if held is None else held.value
+
+    def _formulas(self, formula: str, table: Table, column: int) -> list[tuple[int, str]]:
+        text = formula.strip()
+        if not text.startswith("="):
+            raise ToolError("a formula starts with =")
+        template = compile_formula(text, table, self.table)
+        check_formula(template.at(table.rows[0]))
+        if not template.relative:
+            return [(r, template.at(r)) for r in table.rows]
+        return [(r, _translated(template, table.rows[0], r, column)) for r in table.rows]
+
+    def _outcome(self, table: Table, column: int) -> str:
+        values = [self.engine.value(table.sheet, r, column) for r in table.rows]
+        errors = sum(isinstance(v, CellError) for v in values)
+        note = f", {errors} errors" if errors else ""
+        return f"{len(values)} cells{note}, first {show(values[0])}"
+
+    def write(self, where: str, value: str) -> str:
+        """Write a number, a text or a formula (starts with ``=``) into one cell."""
+        sheet, address = a1.split_sheet(where)
+        title = self.sheet_named(sheet)
+        try:
+            row, column = a1.parse_cell(address)
+        except ValueError as e:
+            raise ToolError(str(e)) from None
+        content: Any = value.strip()
+        if content.startswith("="):
+            own = self._tables[title] if title in self._tables else find_table(self.book[title])
+            content = compile_formula(content, own, self.table).at(row)
+            check_formula(content)
+        else:
+            content = _typed(content)
+        self.put({(title, row, column): content})
+        self._tables.pop(title, None)
+        self._rewritten.add(title)
+        return f"{title}!{a1.cell(row, column)} is {show(self.engine.value(title, row, column))}"
+
+
+def _typed(text: str) -> Any:
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def _translated(template: Template, first: int, row: int, column: int) -> str:
+    """Shift relative A1 references as a fill-down does (openpyxl's Translator), own-row references by the template."""
+    from openpyxl.formula.translate import Translator
+
+    origin = a1.cell(first, column)
+    return str(Translator(template.at(first), origin=origin).translate_formula(a1.cell(row, column)))
