@@ -88,6 +88,10 @@ class WorkflowEnv(gymnasium.Env[Observation, str], abc.ABC):
         """Calls that solve ``task``, ending one included."""
         raise NotImplementedError(f"{type(self).__name__} has no golden program")
 
+    def canary_scripts(self, task: Task) -> dict[str, list[str]]:
+        """Calls of agents that cheat on ``task``, by the agent's name. All of them must fail; every evaluation measures them."""
+        return {}
+
     def finish(self) -> None:
         """Called by a tool: the episode ends with this turn, as if the tool were ``@tool(ends=True)``."""
         self._finished = True

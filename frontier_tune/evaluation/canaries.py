@@ -1,0 +1,172 @@
+"""Agents without a model that try to score without doing the work. A grader that pays them is broken; every evaluation measures them.
+
+- ``no-op`` does nothing until the episode is cut off; ``early submitter`` submits at once.
+- The environment's own (``WorkflowEnv.canary_scripts(task)``): constant filler, input overwriter, golden hunter and the like.
+- ``best blind script``: per task kind the one fixed sequence of actions, taken from the golden programs of training tasks, that
+  succeeds most often on the held-out tasks. It never looks, so it shows what guessing is worth. Not expected to be 0.
+
+They are played through the same EnvironmentPool, under the same limits and grader, as a policy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from frontier_tune.contracts import BadInput, Failure, Task
+from frontier_tune.evaluation.evaluate import EvaluationError, Share
+
+BLIND = "best blind script"
+Script = tuple[str, ...]
+RUNNING = 32  # episodes under way at once
+
+
+class Pool(Protocol):
+    """What is used of ``sandbox.EnvironmentPool``."""
+
+    @property
+    def description(self) -> dict[str, Any]: ...
+
+    def new_slot(self) -> int: ...
+
+    def submit(self, slot: int, op: str, payload: dict[str, Any] | None = None) -> None: ...
+
+    def poll(self, timeout: float = 0.0) -> list[tuple[int, dict[str, Any] | Failure]]: ...
+
+
+@dataclass
+class CanaryScores:
+    """Success by canary, in total and by task kind. ``scripts`` holds the best blind script of each kind."""
+
+    success: dict[str, Share] = field(default_factory=dict)
+    by_kind: dict[str, dict[str, Share]] = field(default_factory=dict)
+    scripts: dict[str, Script] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, float]:
+        """The ``canaries`` of evaluation.json."""
+        return {name: share.success for name, share in self.success.items()}
+
+    def details(self) -> dict[str, Any]:
+        """For ``summarize(extra=...)``: counts and intervals by kind, and the scripts themselves."""
+        kinds = {name: {kind: s.to_json() for kind, s in shares.items()} for name, shares in self.by_kind.items()}
+        return {"canaries_by_kind": kinds, "blind_scripts": {k: list(s) for k, s in self.scripts.items()}, "canary_failures": self.failures}
+
+
+def play_scripts(pool: Pool, episodes: Sequence[tuple[Task, Script]], *, max_turns: int) -> list[bool | Failure]:
+    """Play each fixed script on its task; per episode strict success, or the Failure that kept it from being graded.
+
+    A script that ends before the episode does is cut off (``truncate``): graded, but no success.
+    """
+    outcomes: dict[int, bool | Failure] = {}
+    waiting = list(enumerate(episodes))[::-1]
+    running: dict[int, tuple[int, Iterator[str]]] = {}
+    while waiting or running:
+        while waiting and len(running) < RUNNING:
+            index, (task, script) = waiting.pop()
+            slot = pool.new_slot()
+            running[slot] = index, iter(script)
+            pool.submit(slot, "reset", {"task": task.to_json(), "max_turns": max_turns})
+        for slot, result in pool.poll(1.0):
+            if slot not in running:
+                raise EvaluationError(f"canaries: the pool answered for slot {slot}, which is not ours; give canaries a pool of their own")
+            index, script_left = running[slot]
+            if not isinstance(result, Failure) and "success" in result["info"] and _over(result):
+                outcomes[index] = bool(result["info"]["success"])
+            elif isinstance(result, Failure):
+                outcomes[index] = result
+            else:
+                action = next(script_left, None)
+                pool.submit(slot, "truncate") if action is None else pool.submit(slot, "step", {"action": action})
+                continue
+            del running[slot]
+            pool.submit(slot, "close")
+    return [outcomes[i] for i in range(len(episodes))]
+
+
+def _over(result: Mapping[str, Any]) -> bool:
+    """Whether a result ends its episode: a last step, or a truncate, which alone has a reward without saying how it ended."""
+    return bool(result.get("terminated") or result.get("truncated") or ("reward" in result and "terminated" not in result))
+
+
+def run_canaries(
+    pool: Pool, heldout: Sequence[Task], train: Sequence[Task], *, max_turns: int, candidates: int = 4, sample: int = 40
+) -> CanaryScores:
+    """Measure every canary on ``heldout``.
+
+    Blind scripts come from the golden programs of up to ``sample`` training tasks a kind; of the distinct ones the
+    ``candidates`` that most held-out golden programs equal (then the most frequent in training) are played on all held-out
+    tasks of the kind. Raises BadInput where ``heldout`` is empty, EvaluationError where a canary was never graded.
+    """
+    if not heldout:
+        raise BadInput("canaries: the held-out task set is empty")
+    scores = CanaryScores()
+    golden = _scripts(pool, train[:sample])
+    plans: dict[str, list[tuple[Task, Script]]] = {"no-op": [(t, ()) for t in heldout]}
+    endings = {script[-1] for script in golden}
+    if len(endings) == 1:  # else the ending call carries an answer, and the environment must bring its own early submitter
+        ending = endings.pop()
+        plans["early submitter"] = [(t, (ending,)) for t in heldout]
+    for task, scripts in zip(heldout, _ask(pool, "canaries", "scripts", heldout), strict=True):
+        for name, calls in (scripts or {}).items():
+            plans.setdefault(name, []).append((task, tuple(calls)))
+    for name, plan in plans.items():
+        _tally(scores, name, plan, play_scripts(pool, plan, max_turns=max_turns))
+    _blind(scores, pool, heldout, train, max_turns=max_turns, candidates=candidates, sample=sample)
+    return scores
+
+
+def _blind(
+    scores: CanaryScores, pool: Pool, heldout: Sequence[Task], train: Sequence[Task], *, max_turns: int, candidates: int, sample: int
+) -> None:
+    best: list[tuple[Task, Script]] = []
+    outcomes: list[bool | Failure] = []
+    for kind in sorted({t.kind for t in heldout}):
+        tasks = [t for t in heldout if t.kind == kind]
+        seen = Counter(_scripts(pool, [t for t in train if t.kind == kind][:sample]))
+        if not seen:
+            continue
+        equal = Counter(_scripts(pool, tasks))
+        chosen = sorted(seen, key=lambda s: (-equal[s], -seen[s], s))[:candidates]
+        plan = [(t, s) for s in chosen for t in tasks]
+        played = play_scripts(pool, plan, max_turns=max_turns)
+        by_script = {s: played[i * len(tasks) : (i + 1) * len(tasks)] for i, s in enumerate(chosen)}
+        winner = max(chosen, key=lambda s: sum(o is True for o in by_script[s]))
+        scores.scripts[kind] = winner
+        best += [(t, winner) for t in tasks]
+        outcomes += by_script[winner]
+    if best:
+        _tally(scores, BLIND, best, outcomes)
+
+
+def _tally(scores: CanaryScores, name: str, plan: Sequence[tuple[Task, Script]], outcomes: Sequence[bool | Failure]) -> None:
+    graded = [(task.kind, o) for (task, _), o in zip(plan, outcomes, strict=True) if not isinstance(o, Failure)]
+    for o in outcomes:
+        if isinstance(o, Failure):
+            key = f"{name}: {o.blame}:{o.kind}"
+            scores.failures[key] = scores.failures.get(key, 0) + 1
+    if not graded:
+        raise EvaluationError(f"canaries: '{name}' was never graded: {next(o for o in outcomes if isinstance(o, Failure))}")
+    wins, n = Counter(k for k, won in graded if won), Counter(k for k, _ in graded)
+    scores.success[name] = Share(sum(wins.values()), len(graded))
+    scores.by_kind[name] = {k: Share(wins[k], n[k]) for k in sorted(n)}
+
+
+def _scripts(pool: Pool, tasks: Sequence[Task]) -> list[Script]:
+    return [tuple(calls) for calls in _ask(pool, "golden", "calls", tasks) if calls]
+
+
+def _ask(pool: Pool, op: str, key: str, tasks: Sequence[Task]) -> list[Any]:
+    """``op`` for each task, many at once; None where the environment has no answer to it (no golden program)."""
+    slots = {pool.new_slot(): i for i in range(len(tasks))}
+    for slot, i in slots.items():
+        pool.submit(slot, op, {"task": tasks[i].to_json()})
+    answers: dict[int, Any] = {}
+    while len(answers) < len(tasks):
+        for slot, result in pool.poll(1.0):
+            if isinstance(result, Failure) and "NotImplementedError" not in result.detail:
+                raise EvaluationError(f"canaries: '{op}' of task {tasks[slots[slot]].hash} failed: {result.kind}: {result.detail}")
+            answers[slots[slot]] = None if isinstance(result, Failure) else result[key]
+    return [answers[i] for i in range(len(tasks))]
