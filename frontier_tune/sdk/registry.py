@@ -40,9 +40,7 @@ def load_environment(path: str, root: str | Path = ".", **options: Any) -> Workf
 def find_class(path: str, root: str | Path = ".") -> type[WorkflowEnv]:
     """The class behind ``path``; see load_environment."""
     root = Path(root).resolve()
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
-    importlib.invalidate_caches()
+    _make_importable(root)
     if ":" in path:
         module_name, _, attribute = path.partition(":")
         found = getattr(_import(module_name, path), attribute, None)
@@ -77,6 +75,19 @@ def environment_hash(path: str, root: str | Path = ".") -> str:
         if file.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
             digest.update(f"{relative.as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def _make_importable(root: Path) -> None:
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    importlib.invalidate_caches()
+    for top in ("envs", "rewards"):
+        folder = root / top
+        if folder.is_dir() and importlib.util.find_spec(top) is not None:
+            # Another workspace's regular package of that name hides a folder without __init__.py, wherever it stands on the path.
+            search = importlib.import_module(top).__path__
+            if str(folder) not in search:
+                search.insert(0, str(folder))
 
 
 def _from_directory(directory: Path, root: Path, path: str) -> type[WorkflowEnv]:
