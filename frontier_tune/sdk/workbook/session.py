@@ -1,6 +1,6 @@
 """A workbook that is being worked on: openpyxl model and formula engine in step, read and edited through few verbs.
 
-Observations are short on purpose: a header line, two rows, the range. What an edit touched is kept, so that a grader can
+Observations are short on purpose: a header line, one row, the range. What an edit touched is kept, so that a grader can
 replay the edits elsewhere and see that nothing else changed.
 """
 
@@ -80,7 +80,7 @@ class WorkbookSession:
         return "; ".join(parts)
 
     def read(self, where: str) -> str:
-        """A sheet's table (header and first two rows) or a range, as text with ``|`` between cells."""
+        """A sheet's table (header and first row) or a range, as text with ``|`` between cells."""
         sheet, block = a1.split_sheet(where)
         title = self.sheet_named(sheet)
         if block:
@@ -95,7 +95,7 @@ class WorkbookSession:
         else:
             table = self.table(title)
             c1, c2 = min(table.columns.values()), max(table.columns.values())
-            rows = [table.header_row, *table.rows[:2]]  # type: ignore[assignment]
+            rows = [table.header_row, *table.rows[:1]]  # type: ignore[assignment]
             last = table.rows[-1] if table.rows else table.header_row
             head = f"{title} {a1.cell(table.header_row, c1)}:{a1.cell(last, c2)}"
         lines = [head]

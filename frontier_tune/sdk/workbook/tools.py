@@ -16,7 +16,7 @@ class WorkbookTools:
 
     @tool
     def read(self, where: str) -> str:
-        """Look at a sheet's table (its header and first rows) or at a range.
+        """Look at a sheet's table (its header and first row) or at a range.
 
         Args:
             where: A sheet, or a range such as ``Sales!A1:D9``.
