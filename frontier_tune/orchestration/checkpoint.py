@@ -13,10 +13,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from frontier_tune.orchestration.batch import Batch
 
 KEPT = 2
 # What may differ between the run that wrote a checkpoint and the one that resumes it: how long to go on, and where.
@@ -37,6 +40,16 @@ class LoopState:
     seconds: float = 0.0
     tolerance: float | None = None
     recent_success: list[float] = field(default_factory=list)
+
+    def add(self, step: int, batch: Batch, seconds: float, window: int) -> None:
+        """Count a finished step."""
+        self.step = step
+        self.tokens_sampled += batch.tokens_sampled
+        self.episodes += len(batch.trajectories)
+        self.retried += batch.retried
+        self.masked += batch.masked
+        self.seconds += seconds
+        self.recent_success = [*self.recent_success, batch.success][-window:]
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -28,13 +28,14 @@ NOISE_FACTOR = 8.0  # as the policy sharpens and routes shift, rounding differen
 FLOOR = {"float32": 1e-3, "bfloat16": 2e-2}  # nats a token; a smaller difference of two engines means nothing
 CEILING = {"float32": 0.02, "bfloat16": 0.2}  # more than this at start is no noise: two different models
 CANARY_SHARE = 0.05  # of the canary's effect may differ between the sides; every fault of form moves far more
+PROBE_TOKENS = 288  # a probe spans more than one block of the KV cache (128 tokens on CPU), or the prefix cache stays unseen
 CANARY_VERSIONS = 1_000_000_000  # canaries take versions out of the way of the policy's
 
 
 class LearnerSide(Protocol):
     def digests(self, dtype: str) -> Mapping[str, str]: ...
 
-    def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]: ...
+    def score(self, sequences: Sequence[Sequence[int]], canary: bool = False) -> list[list[float]]: ...
 
     def write_canary(self, directory: str, dtype: str) -> Mapping[str, str]: ...
 
@@ -68,7 +69,8 @@ class ParityGate:
         if gap > CEILING[self.dtype] and self.tolerance is None:
             raise GateFailed(
                 f"parity: before any training, learner and sampler differ by {gap:.3g} nats a token on the probe (noise at "
-                f"{self.dtype} is below {CEILING[self.dtype]:g}): they do not run the same model; is it one base, one dtype?"
+                f"{self.dtype} is below {CEILING[self.dtype]:g}): they do not run the same model. Another base or dtype, a sync that did "
+                "nothing, or a stale prefix cache"
             )
         self.tolerance = self.tolerance or max(FLOOR[self.dtype], NOISE_FACTOR * gap)
         effect = self._judge_canary(canary, base, digests)
@@ -105,11 +107,11 @@ class ParityGate:
             what = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in faults.items() if names)
             raise GateFailed(f"parity: what the sampler holds as version {version} is not the learner's adapter of {len(learned)} tensors: {what}")
 
-    def _gap(self, version: int, adapter_dir: str | None = None) -> tuple[float, list[list[float]]]:
+    def _gap(self, version: int, canary: bool = False) -> tuple[float, list[list[float]]]:
         """Mean |sampler - learner| over scored or over continued tokens, whichever is worse; and the learner's scores of the probes."""
         completions = self._continue(version)
         scored = self.sampler.score(self.probes, version)
-        learned = self.learner.score([[*p, *c.tokens] for p, c in zip(self.probes, completions, strict=True)], adapter_dir)
+        learned = self.learner.score([[*p, *c.tokens] for p, c in zip(self.probes, completions, strict=True)], canary)
         on_probe, on_continued = [], []
         for probe, completion, ours, theirs in zip(self.probes, completions, scored, learned, strict=True):
             n = len(probe) - 1
@@ -136,7 +138,7 @@ class ParityGate:
         digests = self.learner.write_canary(directory, self.dtype)
         self.sampler.sync(directory, CANARY_VERSIONS + version)
         self._same_tensors(CANARY_VERSIONS + version, digests)
-        return digests, self._gap(CANARY_VERSIONS + version, directory)
+        return digests, self._gap(CANARY_VERSIONS + version, canary=True)
 
     def _judge_canary(self, found: tuple[float, list[list[float]]], base: Sequence[Sequence[float]], names: Mapping[str, str]) -> float:
         gap, moved = found
@@ -156,6 +158,17 @@ class ParityGate:
                 f"parity: as version {version} the sampler's log-probabilities differ from the learner's by {gap:.3g} nats a token on the "
                 f"probe, tolerance {self._limit:.3g}, though every tensor is equal: a stale prefix cache, or a scale or layout not applied"
             )
+
+
+def make_probes(openings: Sequence[Sequence[int]], count: int, longest: int) -> list[list[int]]:
+    """``count`` token sequences made of the workflow's own openings, strung together to PROBE_TOKENS (at most ``longest``)."""
+    probes = []
+    for i in range(count):
+        tokens: list[int] = []
+        while len(tokens) < min(PROBE_TOKENS, longest):
+            tokens += openings[(i + len(tokens)) % len(openings)]
+        probes.append(tokens[: min(PROBE_TOKENS, longest)])
+    return probes
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -42,10 +42,15 @@ class RunDir:
     def adapter_version(self, version: int) -> Path:
         return self.root / "sync" / f"v{version:06d}"
 
+    def canary(self, version: int) -> Path:
+        """Where the parity gate's canary of ``version`` goes."""
+        return self.root / "sync" / f"canary-v{version:06d}"
+
     def prune_versions(self) -> None:
         """Drop adapter versions that no request can hold any more."""
-        for old in sorted((self.root / "sync").glob("v*"))[:-KEEP_ADAPTER_VERSIONS]:
-            shutil.rmtree(old)
+        for kind in ("v*", "canary-v*"):
+            for old in sorted((self.root / "sync").glob(kind))[:-KEEP_ADAPTER_VERSIONS]:
+                shutil.rmtree(old)
 
     # -- the lock ---------------------------------------------------------------------------------
 
@@ -94,13 +99,13 @@ class RunDir:
         return path
 
     def rewind(self, step: int) -> None:
-        """Forget metrics and rollouts of ``step`` and later: a resumed run writes them again."""
+        """Forget metrics and rollouts of the steps after ``step``, the last of the checkpoint: a resumed run writes them again."""
         if self.metrics.is_file():
             rows = [line for line in self.metrics.read_text().splitlines() if line.strip()]
-            kept = [line for line in rows if _step_of(line) < step]
+            kept = [line for line in rows if _step_of(line) <= step]
             self.metrics.write_text("".join(line + "\n" for line in kept))
         for path in (self.root / "rollouts").glob("step-*.jsonl"):
-            if int(path.stem.removeprefix("step-")) >= step:
+            if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
 
     def point_latest(self) -> None:

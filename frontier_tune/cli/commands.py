@@ -1,0 +1,168 @@
+"""What each subcommand does, joined from the rooms. Imported only when one runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from frontier_tune import recipe as recipes
+from frontier_tune.contracts import BadInput, FrontierTuneError, LimitReached
+
+
+def note(text: str) -> None:
+    print(text, flush=True)
+
+
+def tune(a: argparse.Namespace) -> int:
+    from frontier_tune.orchestration import preflight, run_dir
+    from frontier_tune.orchestration import tune as runs
+    from frontier_tune.orchestration.stop import Stopped
+
+    resumed = _find_resumed(a) if a.resume else None
+    if resumed is None and not a.recipe:
+        raise BadInput("tune: name a recipe, for example recipes/month_end_close.yaml, or continue a run with --resume")
+    file = Path(a.recipe) if a.recipe else resumed.recipe_file  # type: ignore[union-attr]
+    recipe = recipes.load(file, a.set)
+    if resumed is not None:
+        resumed.lock()
+    ready = preflight.check(recipe, file)
+    if a.dry_run:
+        from frontier_tune.orchestration import plan
+
+        note(f"# resolved recipe\n{recipes.dump(recipe)}\n# plan\n{plan.describe(ready.plan, recipe, ready.counts)}")
+        return 0
+    run = resumed or run_dir.create(ready.root, recipe, ready.name)
+    note(f"run        {run.root}")
+    with run:
+        try:
+            content = runs.tune(ready, run, note, resume=resumed is not None)
+        except (Stopped, LimitReached) as e:
+            print(f"frontier-tune: {runs.describe_failure(e, run)}", file=sys.stderr)
+            return e.exit_code
+        except FrontierTuneError as e:
+            e.args = (runs.describe_failure(e, run),)
+            raise
+    _show(content, run.root)
+    return 0
+
+
+def _find_resumed(a: argparse.Namespace) -> Any:
+    """The run to continue; its workspace is the one around the run, the recipe, or here."""
+    from frontier_tune.orchestration import run_dir
+
+    for start in [Path.cwd(), *(Path(a.recipe).absolute().parents if a.recipe else ())]:
+        if (start / "runs").is_dir() or (Path(a.resume) / "recipe.yaml").is_file():
+            return run_dir.find(start, a.resume)
+    return run_dir.find(Path.cwd(), a.resume)
+
+
+def _show(content: dict[str, Any], root: Path) -> None:
+    from frontier_tune.evaluation.compare import table
+
+    note(f"\n{table(content)}\n")
+    train = content.get("train")
+    if train:
+        note(f"training   {train['steps']} steps, {train['seconds'] / 60:.1f} min, {train['tokens_sampled']:,} tokens sampled")
+    note(f"adapter    {root / 'adapter'}\nreport     {root / 'report.html'}")
+
+
+def evaluate(a: argparse.Namespace) -> int:
+    from frontier_tune.orchestration import evaluate as evaluations
+
+    content, out = evaluations.evaluate(a.target, a.recipe, a.set, a.out, note)
+    _show(content, out)
+    return 0
+
+
+def report(a: argparse.Namespace) -> int:
+    from frontier_tune.reporting import report as reports
+
+    note(str(reports.write(_run(a.target))))
+    return 0
+
+
+def verify(a: argparse.Namespace) -> int:
+    from frontier_tune.governance import record
+
+    root = _run(a.target)
+    problems = record.verify(root)
+    for line in problems:
+        print(line, file=sys.stderr)
+    note(f"{root}: {'differs from its record' if problems else 'is as recorded'}")
+    return 3 if problems else 0
+
+
+def export(a: argparse.Namespace) -> int:
+    from frontier_tune import bases
+    from frontier_tune.serving import export as serving
+
+    source = Path(a.target)
+    name = a.base
+    if name is None and (source / "recipe.yaml").is_file():
+        name = recipes.load(source / "recipe.yaml").base
+    done = serving.export(source, a.layout, Path(a.out), bases.load(name).directory if name else None)
+    note(f"{done.path}: {', '.join(sorted(done.files))}" + (f" (mean gap {done.gap:.1e} nats)" if done.gap is not None else ""))
+    return 0
+
+
+def base(a: argparse.Namespace) -> int:
+    from frontier_tune import bases
+
+    if a.action == "show":
+        found = bases.load(a.set[0] if a.set else "nano")
+        from transformers import AutoConfig
+
+        from frontier_tune.orchestration.plan import count_parameters
+
+        total, experts, active = count_parameters(AutoConfig.from_pretrained(str(found.directory), local_files_only=True))
+        note(f"{found.directory}: {found.model_type}, {total:,} parameters, {experts:,} in experts, {active:,} active for a token")
+        return 0
+    import dataclasses
+    import tempfile
+
+    from frontier_tune.bases import nano
+
+    fields = {f.name for f in dataclasses.fields(nano.NanoPlan)}
+    chosen = recipes.apply_overrides({}, a.set)
+    unknown = sorted(set(chosen) - fields)
+    if unknown:
+        raise BadInput(f"base build: unknown keys {unknown}; known: {', '.join(sorted(fields))}")
+    out = Path(a.out) if a.out else bases.NANO
+    with tempfile.TemporaryDirectory() as work:
+        nano.build(nano.NanoPlan(**chosen), out, Path(work))
+    note(f"base       {out}")
+    return 0
+
+
+def env(a: argparse.Namespace) -> int:
+    from frontier_tune.sdk import registry
+    from frontier_tune.sdk.tasks import draw_tasks
+
+    root = Path.cwd()
+    if a.action == "list":
+        note("\n".join(registry.list_environments(root)) or f"no environments under {root / 'envs'}")
+        return 0
+    if not a.path:
+        raise BadInput(f"env show: name one of: {', '.join(registry.list_environments(root))}")
+    environment = registry.load_environment(a.path, root, **recipes.apply_overrides({}, a.set))
+    note(f"{environment.name} {environment.version}\ntools:")
+    note("\n".join(f"  {s.usage:<40} {s.to_schema()['function']['description'].splitlines()[0]}" for s in environment.signatures.values()))
+    task = draw_tasks(environment, "train", 1, 0)[0]
+    messages, info = environment.reset(options={"task": task})
+    if info["failure"]:
+        raise BadInput(f"{a.path}: a task can't begin: {info['failure']['detail']}")
+    note(f"a training task ({task.kind}):")
+    for message in messages:
+        note(f"  {message.role}: {message.content}")
+    for call in environment.golden(task):
+        observation, reward, over, _, _ = environment.step(call)
+        note(f"  golden: {call}\n  tool: {observation[0].content if observation else ''}" + (f"\n  reward {reward:g}" if over else ""))
+    return 0
+
+
+def _run(which: str) -> Path:
+    from frontier_tune.orchestration import run_dir
+
+    return run_dir.find(Path.cwd(), which).root

@@ -1,0 +1,117 @@
+"""A step's played episodes: who counts, which advantage each gets, and the numbers that describe the step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from frontier_tune.contracts import Blame, EpisodeSpec, Trajectory
+from frontier_tune.orchestration.actors import Handle
+from frontier_tune.recipe import Algorithm
+
+
+@dataclass
+class Batch:
+    """Trajectories in the order of their plan, group by group. Failures that are not the agent's stay in, untrainable."""
+
+    trajectories: list[Trajectory]
+    group_size: int
+    retried: int = 0
+
+    @property
+    def trainable(self) -> list[Trajectory]:
+        return [t for t in self.trajectories if t.trainable and t.sampled_tokens]
+
+    @property
+    def masked(self) -> int:
+        return sum(not t.trainable for t in self.trajectories)
+
+    @property
+    def failure_share(self) -> float:
+        return self.masked / len(self.trajectories)
+
+    @property
+    def tokens_sampled(self) -> int:
+        return sum(t.sampled_tokens for t in self.trajectories)
+
+    @property
+    def success(self) -> float:
+        graded = [t.success for t in self.trajectories if t.trainable]
+        return sum(graded) / len(graded) if graded else 0.0
+
+    def _advantages_PG(self, scale_by_std: bool) -> Any:
+        import torch
+
+        from frontier_tune.algorithms.advantages import group_relative
+
+        shape = (-1, self.group_size)
+        reward = torch.tensor([t.reward if t.trainable else 0.0 for t in self.trajectories], dtype=torch.float64).reshape(shape)
+        valid = torch.tensor([t.trainable for t in self.trajectories]).reshape(shape)
+        return group_relative(reward, valid, scale_by_std)
+
+    def advantages(self, scale_by_std: bool) -> list[float]:
+        """One for each of ``trainable``, relative to its group's graded members."""
+        every = self._advantages_PG(scale_by_std).flatten().tolist()
+        return [a for a, t in zip(every, self.trajectories, strict=True) if t.trainable and t.sampled_tokens]
+
+    @property
+    def groups_used(self) -> float:
+        """Share of groups whose rewards differ: those that carry a gradient."""
+        return float((self._advantages_PG(False) != 0).any(dim=1).double().mean())
+
+    def has_signal(self, algorithm: Algorithm) -> bool:
+        """Whether an update would learn anything: rewards differ within a group, or the loss has terms without rewards."""
+        return bool(self.trainable) and (self.groups_used > 0 or algorithm.kl_coefficient > 0 or algorithm.entropy_coefficient > 0)
+
+    def worst_failure(self) -> str:
+        kinds = Counter(f"{t.failure.kind} ({t.failure.blame}): {t.failure.detail}"[:300] for t in self.trajectories if t.failure and not t.trainable)
+        return kinds.most_common(1)[0][0] if kinds else "none"
+
+    def metrics(self, seconds: float) -> dict[str, Any]:
+        """Keys as in docs/run-directory.md."""
+        from frontier_tune.evaluation.statistics import bootstrap_mean
+
+        groups = [self.trajectories[i : i + self.group_size] for i in range(0, len(self.trajectories), self.group_size)]
+        graded = [g for g in ([t for t in group if t.trainable] for group in groups) if g]
+        flat = [t for g in graded for t in g]
+        lengths = [t.sampled_tokens for t in flat] or [0]
+        blames = Counter(t.failure.blame for t in self.trajectories if t.failure)
+        row: dict[str, Any] = {
+            "episodes": len(self.trajectories),
+            "failures": {str(b): blames.get(b, 0) for b in Blame},
+            "retried": self.retried,
+            "groups_used": self.groups_used,
+            "success": self.success if flat else None,
+            "reward": sum(t.reward for t in flat) / len(flat) if flat else None,
+            "tokens_sampled": self.tokens_sampled,
+            "tokens_per_second": self.tokens_sampled / seconds,
+            "length_mean": sum(lengths) / len(lengths),
+            "length_max": max(lengths),
+            "turns": sum(t.turns for t in flat) / max(1, len(flat)),
+            "truncated": sum(t.truncated for t in flat) / max(1, len(flat)),
+        }
+        if len(graded) > 1:
+            row["success_ci95"] = list(bootstrap_mean([[float(t.success) for t in g] for g in graded]))
+            row["reward_ci95"] = list(bootstrap_mean([[t.reward for t in g] for g in graded]))
+        return row
+
+
+def collect(episodes: Handle, specs: Sequence[EpisodeSpec], every: Callable[[], None]) -> Batch:
+    """Play ``specs``; those that the infrastructure failed once more, with the same seeds. ``every`` is called while waiting."""
+    slots = {(s.group, s.member): i for i, s in enumerate(specs)}
+    ordered: list[Trajectory | None] = [None] * len(specs)
+    pending, retried = list(specs), 0
+    for attempt in range(2):
+        for trajectory in episodes.wait(episodes.submit("play", pending), every):
+            ordered[slots[trajectory.spec.group, trajectory.spec.member]] = trajectory
+        pending = [t.spec for t in ordered if t and t.failure and t.failure.blame is Blame.INFRASTRUCTURE]
+        if not pending or attempt:
+            break
+        retried = len(pending)
+    lost = [s for s, t in zip(specs, ordered, strict=True) if t is None]
+    if lost:
+        raise RuntimeError(f"{len(lost)} of {len(specs)} planned episodes never came back, first: group {lost[0].group}, member {lost[0].member}")
+    size = 1 + max(s.member for s in specs)
+    return Batch([t for t in ordered if t], size, retried)

@@ -1,0 +1,124 @@
+"""The loop: plan groups, play them, learn from what scored, sync the adapter, prove the sync, write it down. Synchronous GRPO."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from frontier_tune.contracts import LimitReached
+from frontier_tune.orchestration import checkpoint
+from frontier_tune.orchestration.actors import Crew
+from frontier_tune.orchestration.batch import Batch, collect
+from frontier_tune.orchestration.checkpoint import LoopState
+from frontier_tune.orchestration.groups import GroupPlan
+from frontier_tune.orchestration.parity import ParityGate
+from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.orchestration.stop import Stopped, StopRequest
+from frontier_tune.recipe import Recipe
+
+RUNNING = 5  # steps that the running success is a mean of
+GRACEFUL = (Stopped, LimitReached)  # raised between updates: what the learner holds is the state of a whole step
+
+
+@dataclass
+class Loop:
+    """One training run. ``state`` is where it stands; ``train`` brings it to the recipe's last step."""
+
+    recipe: Recipe
+    run: RunDir
+    crew: Crew
+    plan: GroupPlan
+    gate: ParityGate
+    state: LoopState
+    log: Callable[[dict[str, Any]], None]
+    stop: StopRequest
+    probe: Callable[[int], dict[str, Any]] | None = None
+    _phases: dict[str, float] = field(default_factory=dict)
+
+    def train(self) -> LoopState:
+        """Raises Stopped (saved), LimitReached (saved), GateFailed (not saved: the last checkpoint stands)."""
+        try:
+            while self.state.step < self.recipe.run.steps and not self._good_enough():
+                self.stop.check()
+                self._within_limits()
+                self._step()
+                if self.state.step % self.recipe.run.checkpoint_every == 0:
+                    self.save()
+        except GRACEFUL:
+            self.save()
+            raise
+        self.save()
+        return self.state
+
+    def _step(self) -> None:
+        began, number = time.monotonic(), self.state.step + 1
+        self._phases = {}
+
+        with self._phase("sampling"):
+            batch = collect(self.crew.episodes, self.plan.step(self.state.step), every=self.stop.check)
+        self.run.write_rollouts(f"step-{number:05d}", batch.trajectories)
+        self._within_failures(batch)
+
+        metrics: dict[str, Any] = {}
+        if batch.has_signal(self.recipe.algorithm):  # a batch without any difference inside a group teaches nothing
+            with self._phase("learning"):
+                metrics |= self.crew.learner.update(batch.trainable, batch.advantages(self.recipe.algorithm.scale_by_std))
+            metrics |= self._hand_over()
+
+        seconds = time.monotonic() - began
+        self.state.add(number, batch, seconds, RUNNING)
+        row = {"step": number, "time": time.time(), "seconds": seconds, **batch.metrics(seconds), **metrics, "phases": self._phases}
+        if self.probe and number % self.recipe.run.eval_every == 0:
+            row["probe"] = self.probe(number)
+        self.log(row)
+
+    def _hand_over(self) -> dict[str, Any]:
+        """The learner's new adapter becomes the sampler's policy, as a version of its own, and the gate proves it."""
+        state, found = self.state, dict[str, float]()
+        state.version += 1
+        state.syncs += 1
+        path = str(self.run.adapter_version(state.version))
+        if state.syncs % self.recipe.parity.canary_every == 0:
+            with self._phase("parity"):
+                found |= self.gate.canary(state.version, str(self.run.canary(state.version)))
+        with self._phase("sync"):
+            self.crew.learner.save_adapter(path)
+            self.crew.sampler.sync(path, state.version)
+        with self._phase("parity"):
+            found |= self.gate.check(state.version)
+        self.run.prune_versions()
+        return {"parity": found}
+
+    def save(self) -> None:
+        """A checkpoint of everything that the next step depends on."""
+        checkpoint.save(self.run.checkpoints, self.state, self.recipe, self.crew.learner.save)
+
+    def _good_enough(self) -> bool:
+        goal, recent = self.recipe.run.stop_at_success, self.state.recent_success
+        return goal is not None and len(recent) == RUNNING and sum(recent) / RUNNING >= goal
+
+    def _within_limits(self) -> None:
+        run, state = self.recipe.run, self.state
+        if run.max_tokens is not None and state.tokens_sampled >= run.max_tokens:
+            raise LimitReached(f"budget used up: {state.tokens_sampled:,} tokens sampled, run.max_tokens is {run.max_tokens:,}")
+        if run.max_hours is not None and state.seconds >= run.max_hours * 3600:
+            raise LimitReached(f"budget used up: {state.seconds / 3600:.2f} h of training, run.max_hours is {run.max_hours:g}")
+
+    def _within_failures(self, batch: Batch) -> None:
+        share, most = batch.failure_share, self.recipe.run.max_failure_share
+        if share > most:
+            raise LimitReached(
+                f"{share:.0%} of the step's episodes failed through no fault of the agent (run.max_failure_share is {most:.0%}); "
+                f"most often: {batch.worst_failure()}. The step was not trained on"
+            )
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - began

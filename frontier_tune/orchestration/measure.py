@@ -1,0 +1,120 @@
+"""The evaluation before and after: held-out tasks greedily and sampled, the general suite, canaries. Kept in the run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frontier_tune.contracts import Blame, EpisodeSpec, Failure, Task, Trajectory
+from frontier_tune.evaluation import evaluate as evaluation
+from frontier_tune.evaluation import summary
+from frontier_tune.evaluation.evaluate import Scores
+from frontier_tune.orchestration.actors import Crew
+from frontier_tune.orchestration.groups import derive_seed
+from frontier_tune.orchestration.preflight import Ready
+from frontier_tune.orchestration.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Side:
+    """One policy's scores."""
+
+    greedy: Scores
+    sampled: Scores
+    general: Scores | None
+
+
+@dataclass
+class Measure:
+    """Plays evaluations under the policy that the sampler holds. ``every`` is called while waiting (and may raise Stopped)."""
+
+    ready: Ready
+    run: RunDir
+    crew: Crew
+    every: Callable[[], None]
+    note: Callable[[str], None]
+
+    def side(self, name: str, reuse: bool = False) -> Side:
+        """Evaluate the current policy as ``name`` (base or tuned); with ``reuse`` take what an interrupted run has played already."""
+        r = self.ready
+        greedy = self._scores(f"{name}-greedy", r.heldout, "workflow", sampled=False, reuse=reuse)
+        sampled = self._scores(f"{name}-sampled", r.heldout[: 2 * r.recipe.run.eval_tasks], "workflow", sampled=True, reuse=reuse)
+        general = self._scores(f"{name}-general", r.general, "general", sampled=False, reuse=reuse) if r.general else None
+        shown = f"{name}: {_percent(greedy)} of {greedy.n} held-out tasks (greedy), {_percent(sampled)} sampled"
+        self.note(shown + (f"; {_percent(general)} of the general suite" if general else ""))
+        return Side(greedy, sampled, general)
+
+    def probe(self, step: int) -> dict[str, Any]:
+        """A small greedy held-out evaluation in the middle of training."""
+        tasks = self.ready.heldout[: self.ready.recipe.run.eval_tasks]
+        scores = evaluation.evaluate(tasks, self._player("workflow"), seed=derive_seed("probe", step))
+        return {"success": scores.success, "n": scores.n, "ci95": list(scores.ci95)}
+
+    def canaries(self) -> dict[str, float]:
+        """Success of agents that try to score without doing the work."""
+        r, episodes = self.ready, self.crew.episodes
+        found = episodes.wait(episodes.submit("canaries", r.heldout, r.train), self.every)
+        shares: dict[str, float] = found.to_json()
+        return shares
+
+    def _player(self, where: str) -> evaluation.Player:
+        def play(specs: Sequence[EpisodeSpec]) -> Iterable[Trajectory]:
+            episodes = self.crew.episodes
+            played: list[Trajectory] = episodes.wait(episodes.submit("play", list(specs), where), self.every)
+            return played
+
+        return play
+
+    def _scores(self, name: str, tasks: Sequence[Task], where: str, *, sampled: bool, reuse: bool) -> Scores:
+        path = self.run.root / "evaluation" / f"{name}.jsonl"
+        seed = derive_seed("evaluation", name.split("-")[1])
+        if reuse and path.is_file():
+            specs = evaluation.plan(tasks, sampled=sampled, seed=seed)
+            played = _read(path, specs)
+            if played is not None:
+                return evaluation.score(specs, played, sampled=sampled)
+        scores = evaluation.evaluate(tasks, self._player(where), sampled=sampled, seed=seed)
+        evaluation.write_episodes(path, scores)
+        return scores
+
+
+def _read(path: Path, specs: Sequence[EpisodeSpec]) -> list[Trajectory] | None:
+    """Episodes of an earlier evaluation, or None where they are not those of ``specs``."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    if [r["task"] for r in rows] != [s.task.hash for s in specs]:
+        return None
+    return [
+        Trajectory(
+            spec,
+            mask=[True] * row["sampled_tokens"],
+            reward=row["reward"],
+            success=row["success"],
+            truncated=row["truncated"],
+            turns=row["turns"],
+            failure=Failure(row["failure"]["kind"], Blame(row["failure"]["blame"]), row["failure"]["detail"]) if row["failure"] else None,
+        )
+        for spec, row in zip(specs, rows, strict=True)
+    ]
+
+
+def write(run: RunDir, base: Side, tuned: Side | None, canaries: dict[str, float], train: dict[str, Any] | None) -> dict[str, Any]:
+    """evaluation.json."""
+    content = summary.summarize(
+        base.greedy,
+        tuned.greedy if tuned else None,
+        base_sampled=base.sampled,
+        tuned_sampled=tuned.sampled if tuned else None,
+        general_before=base.general,
+        general_after=tuned.general if tuned else None,
+        canaries=canaries,
+        train=train,
+    )
+    summary.write(run.root, content)
+    return content
+
+
+def _percent(scores: Scores) -> str:
+    return f"{100 * scores.success:.1f} %"

@@ -1,0 +1,169 @@
+"""Everything that can be refused before training starts is refused here, with one clear message (BadInput, exit code 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frontier_tune.contracts import BadInput, Failure, Message, Task
+from frontier_tune.orchestration import plan as plans
+from frontier_tune.orchestration.groups import derive_seed
+from frontier_tune.recipe import Recipe
+
+GENERAL = "frontier_tune.bases.general:GeneralSpreadsheet"  # the environment of the general tasks
+TRIED = 4  # tasks of each split that are begun, to see that their files can be read and their prompts fit
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a run starts from. ``base``: the base's directory; ``config``: its transformers configuration. ``openings``: token ids that a few tasks begin with."""
+
+    recipe: Recipe
+    name: str
+    root: Path
+    base: Path
+    config: Any
+    plan: plans.Plan
+    train: list[Task]
+    heldout: list[Task]
+    general: list[Task]
+    openings: list[list[int]]
+
+    @property
+    def environments(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """What the episode actor may play: the workflow, and the general suite where it is asked for."""
+        found = {"workflow": (self.recipe.environment.path, environment_options(self.recipe, self.root))}
+        return found | ({"general": (GENERAL, {})} if self.general else {})
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"training": len(self.train), "held-out": len(self.heldout), "general": len(self.general)}
+
+
+def find_root(recipe: Recipe, recipe_file: Path) -> Path:
+    """The workspace: the nearest directory from here or from the recipe upward in which the environment's path exists."""
+    path = recipe.environment.path
+    starts = [Path.cwd(), recipe_file.absolute().parent]
+    candidates = [c for s in starts for c in (s, *s.parents)]
+    for candidate in candidates:
+        if ":" not in path and (candidate / path).is_dir():
+            return candidate
+    for candidate in candidates:
+        if (candidate / "envs").is_dir():
+            return candidate
+    return Path.cwd()
+
+
+def environment_options(recipe: Recipe, root: Path) -> dict[str, Any]:
+    """The recipe's options, with the company's seed where the environment has conventions to draw from it."""
+    import inspect
+
+    from frontier_tune.sdk.registry import find_class
+
+    options = dict(recipe.environment.options)
+    if "company_seed" in inspect.signature(find_class(recipe.environment.path, root)).parameters:
+        options.setdefault("company_seed", recipe.company.seed)
+    return options
+
+
+@contextmanager
+def environment(path: str, root: Path, options: dict[str, Any], timeout_s: float) -> Iterator[Any]:
+    """One environment in a worker process. Raises BadInput where it can't be loaded."""
+    from frontier_tune.sandbox.pool import EnvironmentPool
+
+    with EnvironmentPool(path, root, options, workers=1, step_timeout_s=max(timeout_s, 120.0)) as pool:
+        yield pool
+
+
+def check(recipe: Recipe, recipe_file: Path) -> Ready:
+    """Load and check base, adapter, environment, tasks, memory. Raises BadInput; starts no training."""
+    from transformers import AutoConfig
+
+    from frontier_tune.bases import load
+    from frontier_tune.experts import families
+    from frontier_tune.sdk.tasks import check_disjoint
+
+    root = find_root(recipe, recipe_file)
+    base = load(recipe.base).directory
+    config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
+    families.peft_config(recipe.adapter, config)  # a dense base, or targets that match nothing
+    _check_lengths(recipe, config)
+    env = recipe.environment
+    options = environment_options(recipe, root)
+    with environment(env.path, root, options, env.step_timeout_s) as pool:
+        train = _tasks(pool, "train", env.train_tasks, recipe.seed)
+        heldout = _tasks(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
+        check_disjoint(train, heldout)
+        begun = [_begin(pool, task) for task in [*train[:TRIED], *heldout[:TRIED]]]
+    general = _general(recipe, root)
+    openings = _rendered(recipe, base, begun)
+    plan = plans.make(recipe, config, root, recipe_file.stem)
+    directory = Path(recipe.run.directory) if recipe.run.directory else root / "runs"
+    plans.require_resources(plan, directory)
+    return Ready(recipe, recipe_file.stem, root, base, config, plan, train, heldout, general, openings)
+
+
+def make_renderer(base: Path) -> Any:
+    """The renderer that fits the base's tokenizer. Raises BadInput where the base has none that can be loaded."""
+    from transformers import AutoTokenizer
+
+    from frontier_tune.episodes.renderers import renderer_for
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{base}: its tokenizer can't be loaded: {str(e).splitlines()[0]}") from None
+    return renderer_for(tokenizer)
+
+
+def _tasks(pool: Any, split: str, n: int, seed: int) -> list[Task]:
+    tasks: list[Task] = pool.tasks(split, n, seed)
+    if not tasks:
+        raise BadInput(f"environment: the {split} task set is empty; let tasks() return at least one")
+    return tasks
+
+
+def _general(recipe: Recipe, root: Path) -> list[Task]:
+    n = recipe.environment.general_tasks
+    if n == 0:
+        return []
+    with environment(GENERAL, root, {}, recipe.environment.step_timeout_s) as pool:
+        return _tasks(pool, "heldout", n, derive_seed("general"))
+
+
+def _begin(pool: Any, task: Task) -> list[Message]:
+    slot = pool.new_slot()
+    pool.submit(slot, "reset", {"task": task.to_json()})
+    while True:
+        for found, result in pool.poll(1.0):
+            if found == slot:
+                pool.submit(slot, "close")
+                if isinstance(result, Failure):
+                    raise BadInput(
+                        f"environment: {task.split} task {task.hash} ({task.kind}) can't begin: {result.detail or result.kind}; "
+                        "mend the file or the generator that this task comes from"
+                    )
+                return [Message(**m) for m in result["messages"]]
+
+
+def _check_lengths(recipe: Recipe, config: Any) -> None:
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and recipe.sampler.max_model_len > positions:
+        raise BadInput(f"sampler.max_model_len: {recipe.sampler.max_model_len}, but {recipe.base} has {positions} positions; lower it")
+
+
+def _rendered(recipe: Recipe, base: Path, begun: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Openings as token ids. Raises BadInput where the longest leaves no room for a turn."""
+    renderer = make_renderer(base)
+    openings = [list(renderer.start(messages)) for messages in begun]
+    longest = max(map(len, openings))
+    room = recipe.sampler.max_model_len - longest
+    if room < recipe.environment.max_tokens_per_turn:
+        raise BadInput(
+            f"sampler.max_model_len: {recipe.sampler.max_model_len} leaves {room} tokens after an opening of {longest}; a turn takes up to "
+            f"{recipe.environment.max_tokens_per_turn} (environment.max_tokens_per_turn): raise the one or lower the other"
+        )
+    return openings

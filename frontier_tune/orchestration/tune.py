@@ -1,0 +1,194 @@
+"""A whole run: checks, evaluation of the base, training, evaluation of the result, record and report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from frontier_tune.contracts import FrontierTuneError
+from frontier_tune.orchestration import checkpoint, measure, run_dir
+from frontier_tune.orchestration.checkpoint import LoopState
+from frontier_tune.orchestration.cluster import local_ray
+from frontier_tune.orchestration.groups import GroupPlan
+from frontier_tune.orchestration.measure import Measure, Side
+from frontier_tune.orchestration.preflight import Ready
+from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.orchestration.stop import Stopped, StopRequest
+
+Note = Callable[[str], None]
+PROVENANCE = "frontier_tune.json"  # beside the adapter: which base it belongs to
+
+
+def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[str, Any]:
+    """Train ``ready`` in the locked ``run``. Returns the content of evaluation.json.
+
+    Raises Stopped and LimitReached with the run saved, GateFailed where the parity gate refuses to go on, BadInput where a
+    checkpoint doesn't fit the recipe.
+    """
+    started = time.time()
+    run.write_recipe(ready.recipe)
+    run.point_latest()
+    with StopRequest() as stop, crew_of(ready, run, note) as crew:
+        state, at = _where(ready, run, note) if resume else (LoopState(), None)
+        scores = Measure(ready, run, crew, stop.check, note)
+        try:
+            base, canaries = _before(scores, ready, run, note, reuse=resume)
+            state = _train(ready, run, crew, state, at, scores, stop, note)
+            note(f"evaluating the tuned model: {len(ready.heldout)} held-out tasks")
+            tuned = scores.side("tuned")
+        except Stopped as e:
+            raise Stopped(e.exit_code - 128, f"stopped; what is done is saved in {run.root}") from None
+    cost = {"seconds": state.seconds, "steps": state.step, "tokens_sampled": state.tokens_sampled, "updates": state.version - 1}
+    content = measure.write(run, base, tuned, canaries, cost)
+    finish(ready, run, started)
+    return content
+
+
+@contextmanager
+def crew_of(ready: Ready, run: RunDir, note: Note, learn: bool = True) -> Iterator[Any]:
+    """Ray and the actors, up for the body's duration. A failure of theirs names the run's log."""
+    from frontier_tune.orchestration.actors import Crew
+
+    note("starting sampler, learner and environments" if learn else "starting sampler and environments")
+    with local_ray():
+        crew = Crew.start(ready.base, ready.recipe, ready.root, ready.environments, run.engine_log, learn)
+        try:
+            yield crew
+        finally:
+            crew.close()
+
+
+def _where(ready: Ready, run: RunDir, note: Note) -> tuple[LoopState, Path | None]:
+    """The state to go on from: of the newest checkpoint, or the beginning where none was written yet."""
+    if not any(run.checkpoints.glob("step-*")):
+        note("no checkpoint was written yet: starting at step 1")
+        run.rewind(0)
+        return LoopState(), None
+    path, state = checkpoint.newest(run.checkpoints, ready.recipe, note)
+    run.rewind(state.step)
+    note(f"resuming after step {state.step} of {ready.recipe.run.steps}")
+    return state, path
+
+
+def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool) -> tuple[Side, dict[str, float]]:
+    """The base and the canaries. Both depend on nothing that training changes, so a resumed run takes what is there."""
+    note(f"evaluating the base: {len(ready.heldout)} held-out tasks, {len(ready.general)} general ones")
+    base = scores.side("base", reuse)
+    path = run.root / "evaluation" / "canaries.json"
+    if not (reuse and path.is_file()):
+        found = scores.canaries()
+        path.write_text(json.dumps(found, indent=1))
+    canaries: dict[str, float] = json.loads(path.read_text())
+    note("canaries: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in canaries.items()))
+    return base, canaries
+
+
+def _train(
+    ready: Ready, run: RunDir, crew: Any, state: LoopState, at: Path | None, scores: Measure, stop: StopRequest, note: Note
+) -> LoopState:
+    from frontier_tune.orchestration.loop import Loop
+    from frontier_tune.orchestration.parity import ParityGate, make_probes
+    from frontier_tune.reporting.display import make_display
+    from frontier_tune.reporting.metrics import Sinks
+
+    recipe = ready.recipe
+    if at is not None:
+        crew.learner.load(str(at / "learner"))
+    state.version = max(1, state.version)  # 0 is the base without an adapter
+    shutil.rmtree(run.root / "sync", ignore_errors=True)
+    probes = make_probes(ready.openings, recipe.parity.probe_sequences, recipe.sampler.max_model_len - 16)
+    gate = ParityGate(crew.learner, crew.sampler, probes, recipe.sampler.dtype, recipe.parity.tolerance or state.tolerance)
+    adapter = str(run.adapter_version(state.version))
+    crew.learner.save_adapter(adapter)
+    found = gate.start(state.version, adapter, str(run.canary(state.version)))
+    state.tolerance = gate.tolerance
+    note(
+        f"parity: learner and sampler differ by {found['gap']:.1e} nats a token, tolerance {found['tolerance']:.1e}; "
+        f"the canary moves both by {found['canary_effect']:.2f}"
+    )
+    algorithm = recipe.algorithm
+    plan = GroupPlan(ready.train, recipe.seed, algorithm.groups_per_step, algorithm.group_size, recipe.sampler.temperature)
+    sinks = Sinks.open(run.root, wandb=recipe.tracking.wandb, project=recipe.tracking.project, config=recipe.model_dump(mode="json"))
+    with make_display(recipe.run.steps) as display:
+
+        def log(row: dict[str, Any]) -> None:
+            sinks.log(row)
+            display.update(row)
+
+        probe = scores.probe if recipe.run.eval_every else None
+        try:
+            Loop(recipe, run, crew, plan, gate, state, log, stop, probe).train()
+        finally:
+            sinks.close()
+    crew.learner.save_adapter(str(run.adapter))
+    (run.adapter / PROVENANCE).write_text(json.dumps(provenance(ready), indent=1))
+    return state
+
+
+def provenance(ready: Ready) -> dict[str, Any]:
+    """What an adapter belongs to."""
+    from frontier_tune.governance.digests import tree, tree_digest
+
+    return {
+        "base": ready.recipe.base,
+        "base_sha256": tree_digest(tree(ready.base)),
+        "environment": ready.recipe.environment.path,
+        "company_seed": ready.recipe.company.seed,
+    }
+
+
+def finish(ready: Ready, run: RunDir, started: float) -> None:
+    """Record, report and learning curve; what only the running run needed goes."""
+    from frontier_tune.governance import record
+    from frontier_tune.reporting import report
+
+    shutil.rmtree(run.root / "sync", ignore_errors=True)
+    recipe, root = ready.recipe, ready.root
+    environment = root / recipe.environment.path
+    if not environment.is_dir():
+        import inspect
+
+        from frontier_tune.sdk.registry import find_class
+
+        environment = Path(inspect.getfile(find_class(recipe.environment.path, root))).parent
+    inputs = record.Inputs(
+        recipe=recipe.model_dump(mode="json"),
+        base=Path(ready.base),
+        base_name=recipe.base,
+        environment=environment,
+        environment_name=recipe.environment.path,
+        seeds={"seed": recipe.seed, "company.seed": recipe.company.seed},
+        device=_device(),
+        workspace=root,
+        rewards=root / "rewards",
+    )
+    record.write(run.root, record.build(run.root, inputs, started=started, finished=time.time()))
+    report.write(run.root)
+
+
+def _device() -> dict[str, Any]:
+    import os
+
+    import psutil
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpus": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1), "gpus": gpus}
+
+
+def resume_hint(run: RunDir) -> str:
+    return f"continue with: frontier-tune tune --resume {run.root}"
+
+
+def describe_failure(error: FrontierTuneError, run: RunDir) -> str:
+    """The error's message, and how to go on where there is something to go on from."""
+    saved = any(run.checkpoints.glob("step-*"))
+    return f"{error}\n{resume_hint(run)}" if saved else str(error)
+
+
+__all__ = ["crew_of", "describe_failure", "finish", "provenance", "resume_hint", "run_dir", "tune"]

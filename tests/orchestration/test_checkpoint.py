@@ -1,0 +1,89 @@
+"""Checkpoints: whole or not there, the newest that verifies is loaded, another recipe is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from frontier_tune import recipe as recipes
+from frontier_tune.contracts import BadInput
+from frontier_tune.orchestration import checkpoint
+from frontier_tune.orchestration.checkpoint import LoopState
+from frontier_tune.recipe import Recipe
+
+RECIPE = Recipe()
+
+
+def write(directory: str) -> None:
+    Path(directory, "weights.bin").write_bytes(bytes(range(256)))
+
+
+def warnings() -> list[str]:
+    return []
+
+
+def save(directory: Path, step: int, recipe: Recipe = RECIPE) -> Path:
+    return checkpoint.save(directory, LoopState(step=step, version=step + 1, recent_success=[0.5]), recipe, write)
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    path = save(tmp_path, 10)
+    found, state = checkpoint.newest(tmp_path, RECIPE, warnings().append)
+    assert (found, state) == (path, LoopState(step=10, version=11, recent_success=[0.5]))
+    assert (found / "learner" / "weights.bin").read_bytes() == bytes(range(256))
+
+
+def test_two_are_kept_and_nothing_else_is_left(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 3):
+        save(tmp_path, step)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000003"]
+
+
+def test_a_save_that_fails_leaves_the_last_one_alone(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+
+    def broken(directory: str) -> None:
+        write(directory)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(tmp_path, LoopState(step=2), RECIPE, broken)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove", "manifest", "torn"])
+def test_damage_is_passed_over_aloud(tmp_path: Path, damage: str) -> None:
+    good, bad = save(tmp_path, 1), save(tmp_path, 2)
+    target = bad / "learner" / "weights.bin"
+    if damage == "flip":
+        target.write_bytes(b"\x01" + target.read_bytes()[1:])
+    elif damage == "remove":
+        target.unlink()
+    elif damage == "manifest":
+        (bad / "manifest.json").unlink()
+    else:
+        (bad / "manifest.json").write_text((bad / "manifest.json").read_text()[:40])
+    said: list[str] = []
+    found, state = checkpoint.newest(tmp_path, RECIPE, said.append)
+    assert (found, state.step) == (good, 1)
+    assert len(said) == 1 and "step-000002" in said[0]
+
+
+def test_nothing_that_verifies_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    (save(tmp_path, 1) / "loop.json").unlink()
+    with pytest.raises(BadInput, match="without --resume"):
+        checkpoint.newest(tmp_path, RECIPE, warnings().append)
+
+
+def test_another_recipe_is_refused_by_the_keys_that_differ(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    other = recipes.parse({"seed": 3, "learner": {"learning_rate": 2e-3}, "run": {"steps": 99}})
+    with pytest.raises(BadInput, match=r"learner\.learning_rate, seed\."):
+        checkpoint.newest(tmp_path, other, warnings().append)
+
+
+def test_how_long_to_go_on_may_change(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    longer = recipes.parse({"run": {"steps": 99, "max_tokens": 10, "max_hours": 1.0, "max_failure_share": 0.5}})
+    assert checkpoint.newest(tmp_path, longer, warnings().append)[1].step == 1

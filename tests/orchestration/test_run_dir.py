@@ -1,0 +1,83 @@
+"""The run directory: owned by one process, numbered, found again, rewound on resume."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from frontier_tune import recipe as recipes
+from frontier_tune.contracts import BadInput, EpisodeSpec, Message, Task, Trajectory
+from frontier_tune.orchestration import run_dir
+from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.recipe import Recipe
+
+
+def test_runs_are_numbered_and_latest_points_at_the_newest(tmp_path: Path) -> None:
+    first, second = (run_dir.create(tmp_path, Recipe(), "close") for _ in range(2))
+    assert first.root.name.endswith("-1") and second.root.name.endswith("-2") and first.root.name.startswith("close-2")
+    for run in (first, second):
+        run.write_recipe(Recipe())
+        run.point_latest()
+        assert (tmp_path / "runs" / "latest").resolve() == run.root
+    assert run_dir.find(tmp_path, "latest").root == second.root
+    assert run_dir.find(tmp_path, first.root.name).root == first.root
+    assert recipes.load(first.recipe_file) == Recipe()
+
+
+def test_an_unknown_run_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    run_dir.create(tmp_path, Recipe(), "close").write_recipe(Recipe())
+    with pytest.raises(BadInput, match="close-"):
+        run_dir.find(tmp_path, "clsoe")
+
+
+def test_a_named_directory_that_holds_a_run_is_refused(tmp_path: Path) -> None:
+    recipe = recipes.parse({"run": {"directory": str(tmp_path / "mine")}})
+    run = run_dir.create(tmp_path, recipe, "close")
+    run.write_recipe(recipe)
+    run.unlock()
+    with pytest.raises(BadInput, match="--resume"):
+        run_dir.create(tmp_path, recipe, "close")
+
+
+def test_a_second_process_is_refused_with_the_owner_s_pid(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from frontier_tune.orchestration.run_dir import RunDir; RunDir(Path(sys.argv[1])).lock(); print('mine', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout and owner.stdin
+        assert owner.stdout.readline() == b"mine\n"
+        with pytest.raises(BadInput, match=f"process {owner.pid}"):
+            RunDir(tmp_path).lock()
+        owner.kill()
+        owner.wait()
+        RunDir(tmp_path).lock().unlock()  # the killed owner's lock file is still there and counts for nothing
+
+
+def test_the_lock_is_given_back(tmp_path: Path) -> None:
+    with RunDir(tmp_path).lock():
+        pass
+    with RunDir(tmp_path).lock():
+        pass
+
+
+def test_rewind_forgets_the_steps_after_the_checkpoint(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.metrics.write_text("".join(json.dumps({"step": s}) + "\n" for s in (1, 2, 3)) + '{"step": 4, "los')
+    trajectory = Trajectory(EpisodeSpec(Task("k", "train", {}), 0, 0, 0), messages=[Message("user", "größer")])
+    for step in (1, 2, 3):
+        run.write_rollouts(f"step-{step:05d}", [trajectory])
+    run.rewind(2)
+    assert [json.loads(x)["step"] for x in run.metrics.read_text().splitlines()] == [1, 2]
+    assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == ["step-00001.jsonl", "step-00002.jsonl"]
+    assert "größer" in (tmp_path / "rollouts" / "step-00001.jsonl").read_text()
+
+
+def test_old_adapter_versions_go_and_the_newest_stay(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for version in range(1, 8):
+        run.adapter_version(version).mkdir(parents=True)
+        run.canary(version).mkdir()
+    run.prune_versions()
+    assert sorted(p.name for p in (tmp_path / "sync").iterdir()) == [f"{k}v00000{v}" for k in ("canary-", "") for v in (5, 6, 7)]
