@@ -25,6 +25,11 @@ class Base:
     def model_type(self) -> str:
         return str(self.config.get("model_type", ""))
 
+    @property
+    def datasheets(self) -> list[Path]:
+        """Data sheets of what it was trained on, where they came with it."""
+        return sorted((self.directory / "datasheets").glob("*.json"))
+
 
 def load(name: str) -> Base:
     """The base called ``name``: 'nano', a directory, or a hub id (the only case that reaches a network).

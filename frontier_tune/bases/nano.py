@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.bases.corpus.build import Corpus, tokenized, write_corpus
+from frontier_tune.bases.corpus.datasheets import data_sheets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3MoeForCausalLM
 
 logger = logging.getLogger(__name__)
+SNAPSHOT_EVERY = 500
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class NanoPlan:
     """All that a build depends on. Sizes follow what vLLM's CPU kernels take: H, I multiples of 32, head_dim 32."""
 
     seed: int = 0
-    dialogues: int = 90_000
+    dialogues: int = 80_000
     vocab_size: int = 1024
     hidden_size: int = 128
     moe_intermediate_size: int = 96
@@ -78,7 +80,16 @@ def train(plan: NanoPlan, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, wo
     """Supervised training on what the assistant says. Returns the model and figures for the record."""
     import torch
     from datasets import Dataset
+    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
+
+    class Snapshots(TrainerCallback):  # type: ignore[misc]
+        """Weights from time to time, so that a long build can be probed while it runs."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            if state.global_step % SNAPSHOT_EVERY == 0:
+                model.save_pretrained(work / "snapshot")
+                tokenizer.save_pretrained(work / "snapshot")
 
     torch.set_num_threads(plan.threads)
     rows = tokenized(corpus, tokenizer, plan.max_length)
@@ -110,6 +121,7 @@ def train(plan: NanoPlan, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, wo
         data_seed=plan.seed,
     )
     trainer = _head_on_labels(SFTTrainer)(model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer.add_callback(Snapshots())
     began = time.monotonic()
     result = trainer.train()
     losses = [h["loss"] for h in trainer.state.log_history if "loss" in h]
@@ -168,7 +180,7 @@ def build(plan: NanoPlan, out: Path, work: Path) -> dict[str, Any]:
     from frontier_tune.bases.tokenizer import train_tokenizer
 
     began = time.monotonic()
-    corpus = write_corpus(plan.seed, plan.dialogues, plan.threads)
+    corpus = write_corpus(plan.seed, plan.dialogues)
     written = time.monotonic() - began
     tokenizer = train_tokenizer(corpus.texts[:20_000], plan.vocab_size)
     model, figures = train(plan, corpus, tokenizer, work)
@@ -186,4 +198,8 @@ def build(plan: NanoPlan, out: Path, work: Path) -> dict[str, Any]:
         "training": figures,
     }
     (out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    (out / "datasheets").mkdir(exist_ok=True)
+    for sheet in data_sheets(corpus, f"seed {plan.seed}, {plan.dialogues} dialogues"):
+        name = sheet["id"].rsplit("/", 1)[-1]
+        (out / "datasheets" / f"{name}.json").write_text(json.dumps(sheet, indent=1) + "\n")
     return record

@@ -20,10 +20,11 @@ CHUNK = 250
 
 @dataclass
 class Corpus:
-    """``texts`` in order of index. ``sha256`` is over all of them, so that two builds of one seed can be compared."""
+    """``texts`` in order of index, ``origins`` the program that wrote each. ``sha256`` is over all of them, so that two builds of one seed can be compared."""
 
     seed: int
     texts: list[str] = field(default_factory=list)
+    origins: list[str] = field(default_factory=list)
     sources: Counter[str] = field(default_factory=Counter)
     questions: Counter[str] = field(default_factory=Counter)
     choices: Counter[str] = field(default_factory=Counter)
@@ -53,6 +54,7 @@ def write_corpus(seed: int, dialogues: int, workers: int = 2) -> Corpus:
         for rows in pool.imap(partial(_chunk, seed=seed, stop=dialogues), starts):
             for text, source, questions, choices in rows:
                 corpus.texts.append(text)
+                corpus.origins.append(source)
                 corpus.sources[source] += 1
                 corpus.questions.update(questions)
                 corpus.choices.update(choices)

@@ -62,7 +62,7 @@ def make_scene(rng: random.Random, wanted: tuple[str, ...], families: tuple[Fami
     names: set[str] = set()
     sheets, specs = {}, []
     for kind in kinds:
-        spec, sheet = _table(rng, kind, names)
+        spec, sheet = _table(rng, kind, names, 60 if kind in wanted else 25)
         sheets[kind] = sheet
         specs.append(spec)
     if rng.random() < 0.5:
@@ -81,7 +81,7 @@ def _unused(rng: random.Random, options: tuple[str, ...], names: set[str]) -> st
     return name
 
 
-def _table(rng: random.Random, kind: str, names: set[str]) -> tuple[SheetSpec, Sheet]:
+def _table(rng: random.Random, kind: str, names: set[str], most: int) -> tuple[SheetSpec, Sheet]:
     roles = [r for r in TABLES[kind] if r not in OPTIONAL or rng.random() < 0.6]
     if kind == "summary" and not OPTIONAL & set(roles):
         roles.append("owner")
@@ -95,7 +95,7 @@ def _table(rng: random.Random, kind: str, names: set[str]) -> tuple[SheetSpec, S
         header[role] = rng.choice([h for h in COLUMNS[role] if h.casefold() not in taken])
         taken.add(header[role].casefold())
     keys = [k for k in ("account", "currency") if k in roles]
-    n = len(VALUES[keys[0]]) if kind in ("summary", "rates") else rng.randint(6, 60)
+    n = len(VALUES[keys[0]]) if kind in ("summary", "rates") else rng.randint(6, most)
     n = rng.randint(4, n) if kind in ("summary", "rates") else n
     closing = date(2024, 1, 1) + timedelta(days=rng.randint(100, 900))
     rows = [[_value(rng, role, kind, i, closing) for role in roles] for i in range(n)]
