@@ -58,7 +58,7 @@ def equal(value: Any, golden: Decimal, relative: float = 0.0) -> bool:
 
 
 def touched(session: WorkbookSession, allowed: Collection[Cell]) -> list[Cell]:
-    """Cells outside ``allowed`` that don't hold what they held when the session began. 1 and 1.0 are the same, 1 and "1" are not."""
+    """Cells outside ``allowed`` that don't hold what they held when the session began. 1 is 1.0, but not "1"."""
     return [
         cell
         for cell, held in session.originals.items()

@@ -1,8 +1,8 @@
 """Insert rows into a sheet and rewrite every reference as Excel does. (openpyxl's own insert_rows moves cells alone.)
 
 Excel moves each end of a reference by itself: an end at or below the inserted rows moves down, one above stays. So a cell moves,
-a range that spans the place grows, one that ends above stays. ``$`` makes no difference. An end pushed off the sheet's last row is
-``#REF!`` for a cell and stays at the last row for a range. Text, names, structured references and other files' are left alone.
+a range that spans the place grows, one that ends above stays. ``$`` makes no difference. A cell pushed off the sheet's last row
+becomes ``#REF!``, a range's end stays at the last row. Text, names, structured references and other files' are left alone.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _shift_reference(text: str, at: int, count: int) -> str | None:
 def insert_rows(book: Workbook, sheet: str, at: int, count: int) -> None:
     """Insert ``count`` empty rows before row ``at`` (1-based) of ``sheet``; formulas and defined names of the whole book follow.
 
-    Raises BadInput for a place outside the sheet, where filled cells would leave it (Excel refuses that too), and for a sheet with
-    array formulas, tables or merged cells, which this does not move.
+    Raises BadInput for a place outside the sheet, where filled cells would leave it (Excel refuses that too), and for a sheet
+    with array formulas, tables or merged cells, which this does not move.
     """
     ws = book[sheet]
     _check(ws, at, count)
@@ -76,7 +76,8 @@ def insert_rows(book: Workbook, sheet: str, at: int, count: int) -> None:
             ws._move_cell(row, cell.column, count, 0)
     for other in book.worksheets:
         for cell in other._cells.values():
-            cell.value = _shifted(cell.value, other.title, sheet, at, count)
+            if cell.data_type == "f":
+                cell.value = _shifted(cell.value, other.title, sheet, at, count)
         for name in other.defined_names.values():
             name.attr_text = _shifted("=" + name.attr_text, other.title, sheet, at, count)[1:]
     for name in book.defined_names.values():
@@ -97,4 +98,4 @@ def _check(ws: Worksheet, at: int, count: int) -> None:
         raise BadInput(f"insert_rows: {count} rows before row {at} would push row {last} of {ws.title} off the sheet")
     arrays = any(cell.data_type == "f" and not isinstance(cell.value, str) for cell in ws._cells.values())
     if arrays or ws.tables or ws.merged_cells.ranges:
-        raise BadInput(f"insert_rows: {ws.title} holds array formulas, tables or merged cells, which are not moved; remove them first")
+        raise BadInput(f"insert_rows: {ws.title} holds array formulas, tables or merged cells, which this does not move")

@@ -44,8 +44,8 @@ HELDOUT_FAMILIES = (
 )
 FAMILIES = {f.name: f for f in (*TRAIN_FAMILIES, *HELDOUT_FAMILIES)}
 
-_TITLES = ("Month end close", "Management report", "Draft", "Prepared by finance", "Internal use", "Version 2", "All figures in thousands",
-           "Entity 12")  # fmt: skip
+_TITLES = ("Month end close", "Management report", "Draft", "Prepared by finance", "Internal use", "Version 2",
+           "All figures in thousands", "Entity 12")  # fmt: skip
 _NOTES = ("checked by controller", "see memo", "source: subledger", "to be reviewed", "carried over from last month")
 
 
@@ -108,6 +108,6 @@ def _lay_sheet(book: Workbook, spec: SheetSpec, family: Family, structure: rando
         row += 1
         ws.cell(row, left).value = structure.choice(_NOTES)
     if family.notes_beside:
-        column = left + len(spec.headers) + 1
+        beside = left + len(spec.headers) + 1
         for offset in range(2):
-            ws.cell(header_row + 1 + offset, column).value = structure.choice(_NOTES)
+            ws.cell(header_row + 1 + offset, beside).value = structure.choice(_NOTES)

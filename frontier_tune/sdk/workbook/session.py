@@ -107,7 +107,7 @@ class WorkbookSession:
     # -- editing -----------------------------------------------------------------------------------------------------
 
     def fill(self, sheet: str, column: str, formula: str) -> str:
-        """Fill ``formula`` down a column of a table, one cell for each data row. Relative A1 references are written for the first."""
+        """Fill ``formula`` down a column of a table, one cell for each data row; relative A1 references are the first row's."""
         table = self.table(sheet)
         number = table.column(column)
         if not table.rows:
@@ -124,8 +124,9 @@ class WorkbookSession:
         except ToolError:
             self.engine.set_cells(before)
             raise
+        sheets = {title: self.book[title] for title in {cell[0] for cell in cells}}
         for (title, row, column), content in cells.items():
-            self.book[title].cell(row, column).value = content
+            sheets[title].cell(row, column).value = content
         self.changed.update(cells)
         self.originals = before | self.originals
 

@@ -16,8 +16,9 @@ TOTAL_WORDS = ("total", "subtotal", "grand total", "sum total")
 def find_table(sheet: Worksheet) -> Table | None:
     """The sheet's table, or None.
 
-    The header is the first of the top rows with the longest unbroken run of texts (two at least). Data rows are
-    those below with two filled cells or more under the header (one where the table is two columns wide); a row whose first filled cell says total ends the table.
+    The header is the first of the top rows with the longest unbroken run of texts (two at least). Data rows are those below with
+    two filled cells or more under the header (one where the table is two columns wide); a row whose first filled cell says total
+    ends the table.
     """
     rows: dict[int, dict[int, Any]] = {}  # only what is there: a stray cell in the last row costs nothing
     for (r, c), cell in sheet._cells.items():
