@@ -1,0 +1,1 @@
+"""Workflows of this workspace: each directory is one environment."""

@@ -1,0 +1,77 @@
+"""The golden program: what each kind of task comes to, in exact decimal arithmetic and without any formula engine.
+
+Every function takes the company and the rows of the tables (role -> value) and returns one answer for each row of the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import ROUND_DOWN, ROUND_HALF_UP, ROUND_UP, Decimal
+from fractions import Fraction
+from typing import Any
+
+from envs.month_end_close.conventions import Company
+
+Row = dict[str, Any]
+Answers = list[Decimal]
+
+# Decimal's modes go by magnitude, as Excel's three functions do: "half up" is half away from zero.
+_MODES = {"ROUND": ROUND_HALF_UP, "ROUNDDOWN": ROUND_DOWN, "ROUNDUP": ROUND_UP}
+
+
+def exact(value: float | int) -> Fraction:
+    """The decimal number that a cell shows (0.1 is one tenth), not the binary one nearest to it."""
+    return Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
+
+
+def cents(company: Company, value: Fraction) -> Decimal:
+    """``value`` rounded to two places in the company's way."""
+    if (value * 1000).denominator == 1:
+        decimal = Decimal(int(value * 1000)) / 1000
+    else:  # 28 digits carry any amount far past the third place; generated values keep clear of ties
+        decimal = Decimal(value.numerator) / Decimal(value.denominator)
+    return decimal.quantize(Decimal("0.01"), rounding=_MODES[company.rounding])
+
+
+def net_revenue(company: Company, rows: Sequence[Row], source: Sequence[Row]) -> Answers:
+    return [cents(company, exact(r["gross"]) - sum(exact(r[d]) for d in company.deductions)) for r in rows]
+
+
+def _bookings(company: Company, account: str, source: Sequence[Row]) -> list[Fraction]:
+    return [exact(s["amount"]) for s in source if s["account"] == account and s["status"] == company.status]
+
+
+def account_total(company: Company, rows: Sequence[Row], source: Sequence[Row]) -> Answers:
+    return [cents(company, sum(_bookings(company, r["account"], source), Fraction())) for r in rows]
+
+
+def account_average(company: Company, rows: Sequence[Row], source: Sequence[Row]) -> Answers:
+    groups = [_bookings(company, r["account"], source) for r in rows]
+    return [cents(company, sum(group, Fraction()) / len(group)) for group in groups]
+
+
+def conversion(company: Company, rows: Sequence[Row], source: Sequence[Row]) -> Answers:
+    rates = {s["currency"]: exact(s[company.rate]) for s in source}
+    return [cents(company, exact(r["amount"]) * rates[r["currency"]]) for r in rows]
+
+
+def variance(company: Company, rows: Sequence[Row], source: Sequence[Row]) -> Answers:
+    sign = 1 if company.favourable == "positive" else -1
+    return [cents(company, sign * (exact(r[company.baseline]) - exact(r["actual"]))) for r in rows]
+
+
+def ageing(company: Company, rows: Sequence[Row], source: Sequence[Row]) -> Answers:
+    return [Decimal(min((r["closing_date"] - r[company.age_from]).days // company.age_days, 3)) for r in rows]
+
+
+def quarter(company: Company, rows: Sequence[Row], source: Sequence[Row]) -> Answers:
+    return [Decimal((r[company.quarter_date].month - company.year_start) % 12 // 3 + 1) for r in rows]
+
+
+def repair(company: Company, rows: Sequence[Row], source: Sequence[Row]) -> Answers:
+    return [cents(company, exact(r[company.balance]) * exact(r["interest_rate"]) * r["days"] / company.basis) for r in rows]
+
+
+PROGRAMS: dict[str, Callable[[Company, Sequence[Row], Sequence[Row]], Answers]] = {
+    f.__name__: f for f in (net_revenue, account_total, account_average, conversion, variance, ageing, quarter, repair)
+}

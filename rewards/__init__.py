@@ -1,0 +1,1 @@
+"""A company's own rubrics, composed from the SDK's parts."""

@@ -1,0 +1,47 @@
+"""How work in a workbook is graded: in formulas, right on copies that the agent never saw, nothing else touched."""
+
+from __future__ import annotations
+
+from frontier_tune.sdk import Component, Rubric
+from frontier_tune.sdk.workbook.compare import Outcome
+
+
+def submitted(outcome: Outcome) -> bool:
+    """The workbook was handed in, not left lying."""
+    return outcome.submitted
+
+
+def untouched(outcome: Outcome) -> bool:
+    """Every cell outside the answer is as it was."""
+    return not outcome.touched
+
+
+def formulas(outcome: Outcome) -> bool:
+    """Every answer cell is a formula that depends on inputs."""
+    return bool(outcome.formulas) and all(outcome.formulas)
+
+
+def close(outcome: Outcome) -> float:
+    """Share of answer cells of the hidden copies that are nearly right: partial credit that success does not count."""
+    return _share(sum(c.near(outcome.near) for c in outcome.copies), outcome)
+
+
+def exact(outcome: Outcome) -> float:
+    """Share of answer cells of the hidden copies that are right to the last digit."""
+    return _share(sum(c.right() for c in outcome.copies), outcome)
+
+
+def _share(count: int, outcome: Outcome) -> float:
+    total = sum(len(c.golden) for c in outcome.copies)
+    return count / total if total else 0.0
+
+
+RUBRIC: Rubric[Outcome] = Rubric(
+    [
+        Component("submitted", 0.05, submitted, required=True),
+        Component("untouched", 0.05, untouched, required=True),
+        Component("formulas", 0.05, formulas, required=True),
+        Component("close", 0.15, close),
+        Component("exact", 0.70, exact, required=True),
+    ]
+)
