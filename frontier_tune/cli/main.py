@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.set_defaults(run="env")
 
     p = sub.add_parser("doctor", help="what this machine has and lacks, and what that means")
+    p.add_argument("--json", action="store_true", help="the findings as JSON")
     p.set_defaults(run="doctor")
     return parser
 
@@ -111,7 +112,7 @@ def _command(name: str) -> Command:
     if name == "doctor":
         from frontier_tune.cli import doctor
 
-        return lambda arguments: doctor.main()
+        return lambda arguments: doctor.main(as_json=arguments.json)
     from frontier_tune.cli import commands
 
     command: Command = getattr(commands, name)
