@@ -28,7 +28,8 @@ class EnvironmentPool:
     - ``reset`` {"task": Task JSON, "seed", "max_turns"} (each optional) -> {"messages", "info"}
     - ``step`` {"action"} -> {"messages", "reward", "terminated", "truncated", "info"}
     - ``truncate`` {} -> {"reward", "info"}: end and grade an episode from outside
-    - ``tasks`` {"split", "n", "seed"} -> {"tasks"}; ``golden`` {"task"} -> {"calls"}; ``canaries`` {"task"} -> {"scripts"}; need no reset
+    - ``tasks`` {"split", "n", "seed"} -> {"tasks"}; ``golden`` {"task"} -> {"calls"}; ``canaries`` {"task"} ->
+      {"scripts"}; these need no reset
     - ``close`` {}: forget the slot; nothing is reported for it any more
 
     An operation that keeps its worker silent for longer than ``step_timeout_s`` fails with kind ``step-timeout`` (blame
@@ -51,7 +52,7 @@ class EnvironmentPool:
         workers: int = 1,
         step_timeout_s: float = 20.0,
         *,
-        start_timeout_s: float = 60.0,
+        start_timeout_s: float = 120.0,
         memory_mb: int | None = None,
         log: str | Path | None = None,
     ) -> None:

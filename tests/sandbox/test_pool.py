@@ -45,7 +45,13 @@ def gone(pid: int) -> bool:
 
 @pytest.fixture
 def trouble(tmp_path: Path) -> Iterator[EnvironmentPool]:
-    with EnvironmentPool("envs/trouble", ROOT, workers=1, step_timeout_s=1.0, log=tmp_path / "log") as pool:
+    with EnvironmentPool("envs/trouble", ROOT, step_timeout_s=PATIENCE, log=tmp_path / "log") as pool:
+        yield pool
+
+
+@pytest.fixture
+def hasty(tmp_path: Path) -> Iterator[EnvironmentPool]:
+    with EnvironmentPool("envs/trouble", ROOT, step_timeout_s=2.0, log=tmp_path / "log") as pool:
         yield pool
 
 
@@ -102,26 +108,26 @@ def test_what_the_environment_prints_and_reads_stays_out_of_the_protocol(trouble
     assert all(text in log for text in ("printed while importing", "printed at begin", "hello", "from a child"))
 
 
-def test_a_hung_step_is_named_and_only_its_worker_is_replaced(trouble: EnvironmentPool) -> None:
-    begin(trouble, 1, 2, 3)
-    pid = trouble.pids[0]
-    trouble.submit(1, "step", {"action": "hang"})
-    trouble.submit(2, "step", {"action": "echo later"})
-    results = gather(trouble, 2)
+def test_a_hung_step_is_named_and_only_its_worker_is_replaced(hasty: EnvironmentPool) -> None:
+    begin(hasty, 1, 2, 3)
+    pid = hasty.pids[0]
+    hasty.submit(1, "step", {"action": "hang"})
+    hasty.submit(2, "step", {"action": "echo later"})
+    results = gather(hasty, 2)
     assert isinstance(results[1], Failure) and isinstance(results[2], Failure)
     assert (results[1].kind, results[1].blame) == ("step-timeout", Blame.ENVIRONMENT) and "'hang'" in results[1].detail
     assert (results[2].kind, results[2].blame) == ("worker-killed", Blame.INFRASTRUCTURE)
-    assert gone(pid) and trouble.restarts == 1
-    trouble.submit(3, "step", {"action": "echo lost"})  # it had nothing under way: it learns at its next step
-    lost = gather(trouble, 1)[3]
+    assert gone(pid) and hasty.restarts == 1
+    hasty.submit(3, "step", {"action": "echo lost"})  # it had nothing under way: it learns at its next step
+    lost = gather(hasty, 1)[3]
     assert isinstance(lost, Failure) and lost.kind == "worker-killed"
-    begin(trouble, 1)
+    begin(hasty, 1)
 
 
-def test_grandchildren_die_with_their_worker(trouble: EnvironmentPool, tmp_path: Path) -> None:
-    begin(trouble, 1)
-    trouble.submit(1, "step", {"action": f"spawn {tmp_path / 'pids'}"})
-    failure = gather(trouble, 1)[1]
+def test_grandchildren_die_with_their_worker(hasty: EnvironmentPool, tmp_path: Path) -> None:
+    begin(hasty, 1)
+    hasty.submit(1, "step", {"action": f"spawn {tmp_path / 'pids'}"})
+    failure = gather(hasty, 1)[1]
     assert isinstance(failure, Failure) and failure.kind == "step-timeout"
     pids = [int(p) for p in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2 and until(lambda: all(gone(p) for p in pids))

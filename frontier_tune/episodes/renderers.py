@@ -1,0 +1,165 @@
+"""Renderers: messages to token ids. Append-only: what was once in the context never changes.
+
+So a policy is trained on exactly the tokens that it saw and sampled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from frontier_tune.contracts import BadInput, Message
+from frontier_tune.sdk.grammar import CALL, END, MARKERS, TOOL, USER, compact_dialogue
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Renderer(Protocol):
+    """How a dialogue becomes tokens. An assistant turn itself is never rendered: its tokens are those that were sampled."""
+
+    stop_ids: tuple[int, ...]
+
+    def begin(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens of the opening messages, up to where the first assistant turn starts."""
+        ...
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens to append after a sampled turn (its stop token included) for new messages, up to the next assistant turn."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of a sampled turn, without its stop token."""
+        ...
+
+
+class CompactRenderer:
+    """The compact rendering of ``sdk.grammar`` for tokenizers that have its four markers as single tokens (the nano base)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        ids = [tokenizer.encode(marker, add_special_tokens=False) for marker in MARKERS]
+        wrong = [marker for marker, i in zip(MARKERS, ids) if len(i) != 1]
+        if wrong:
+            raise BadInput(f"tokenizer: {', '.join(wrong)} must be single tokens for the compact rendering")
+        self._call = ids[MARKERS.index(CALL)]
+        self.stop_ids: tuple[int, ...] = tuple(ids[MARKERS.index(END)])
+
+    def begin(self, messages: Sequence[Message]) -> list[int]:
+        return self.render(messages)
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return [*self._tokenizer.encode(compact_dialogue(messages), add_special_tokens=False), *self._call]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return _decode(self._tokenizer, tokens, self.stop_ids)
+
+
+class ChatRenderer:
+    """Chat templates, tool calls as JSON in the assistant's text.
+
+    Only the text that a template puts after an assistant turn is taken from it, so that history is never rendered again.
+    Raises BadInput for a tokenizer without a template, and for a template that writes a turn differently once more follow.
+    """
+
+    _SAID = ("\u2402first turn\u2403", "\u2402second turn\u2403")
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]] | None = None) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise BadInput("tokenizer: it has neither a chat template nor the compact markers; choose an instruction-tuned base")
+        self._tokenizer = tokenizer
+        self._tools = list(tools) if tools else None
+        self._describe_tools = bool(tools) and tools[0]["function"]["name"] not in self._text([Message("user", "-")])  # type: ignore[index]
+        self.stop_ids, self._stop = self._find_stop()
+        self._probe()
+
+    def begin(self, messages: Sequence[Message]) -> list[int]:
+        return self._encode(self._text(self._with_tools(messages)))
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return self._encode(self._after_turn(messages))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text behind the model's thoughts, where it thinks in ``<think>`` tags."""
+        return _decode(self._tokenizer, tokens, self.stop_ids).rpartition("</think>")[2].strip()
+
+    def _after_turn(self, messages: Sequence[Message]) -> str:
+        """What the template writes between the stop text of an assistant turn and the start of the next."""
+        said = self._SAID[0]
+        text = self._text([Message("user", "-"), Message("assistant", said), *messages])
+        tail = text.rpartition(said)[2]
+        if not tail.startswith(self._stop):
+            raise BadInput(f"chat template: it ends an assistant turn with {tail[:20]!r} here and with {self._stop!r} elsewhere")
+        return tail[len(self._stop) :]
+
+    def _find_stop(self) -> tuple[tuple[int, ...], str]:
+        text = self._text([Message("user", "-"), Message("assistant", self._SAID[0]), Message("user", "-")])
+        head, found, tail = text.rpartition(self._SAID[0])
+        if not found:
+            raise BadInput("chat template: it drops what the assistant said; history would be rewritten")
+        first = self._encode(tail)[0]
+        stop = self._tokenizer.convert_ids_to_tokens(first)
+        special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.get_added_vocab().values())
+        if first not in special or not tail.startswith(stop):
+            raise BadInput(f"chat template: no special token ends an assistant turn (it goes on with {tail[:20]!r})")
+        eos = self._tokenizer.eos_token_id
+        return (first, eos) if eos is not None and eos != first else (first,), stop
+
+    def _probe(self) -> None:
+        """Two turns rendered as a whole must be what we append piece by piece."""
+        opening, first, second = [Message("user", "do it")], [Message("tool", "result 1")], [Message("tool", "result 2")]
+        try:
+            said = [Message("assistant", text) for text in self._SAID]
+            whole = self._text(self._with_tools([*opening, said[0], *first, said[1], *second]))
+            begin = self._text(self._with_tools(opening))
+            pieces = [
+                begin,
+                self._SAID[0],
+                self._stop,
+                self._after_turn(first),
+                self._SAID[1],
+                self._stop,
+                self._after_turn(second),
+            ]
+        except BadInput:
+            raise
+        except Exception as e:  # templates raise whatever they like
+            raise BadInput(f"chat template: it refuses a dialogue with tool messages: {type(e).__name__}: {e}") from e
+        ours = "".join(pieces)
+        if whole != ours:
+            at = next((i for i, (a, b) in enumerate(zip(whole, ours)) if a != b), min(len(whole), len(ours)))
+            raise BadInput(
+                "chat template: it rewrites history, so that a policy would be trained on tokens that it never saw; "
+                f"at character {at} it writes {whole[at : at + 40]!r} where {ours[at : at + 40]!r} was; choose another template"
+            )
+
+    def _with_tools(self, messages: Sequence[Message]) -> list[Message]:
+        """A template that ignores tools gets them as a system message."""
+        if not self._describe_tools:
+            return list(messages)
+        listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in self._tools or [])
+        call = '{"name": "...", "arguments": {...}}'
+        return [Message("system", f"Answer with one tool call as JSON, {call}, and nothing else. Tools:\n{listed}"), *messages]
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        dialogue = [{"role": m.role, "content": m.content} for m in messages]
+        text = self._tokenizer.apply_chat_template(dialogue, tools=self._tools, tokenize=False, add_generation_prompt=True)
+        assert isinstance(text, str)
+        return text
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def renderer_for(tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]] | None = None) -> Renderer:
+    """The compact rendering where the tokenizer has its markers, else its chat template. ``tools``: ``WorkflowEnv.schemas``."""
+    vocabulary = tokenizer.get_vocab()
+    if all(marker in vocabulary for marker in (USER, CALL, TOOL, END)):
+        return CompactRenderer(tokenizer)
+    return ChatRenderer(tokenizer, tools)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], stop_ids: tuple[int, ...]) -> str:
+    kept = list(tokens[:-1] if tokens and tokens[-1] in stop_ids else tokens)
+    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))

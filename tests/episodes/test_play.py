@@ -1,0 +1,135 @@
+"""Episodes end graded, truncated or failed; tokens, masks and log-probabilities stay aligned; order does not matter."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from frontier_tune.contracts import Blame, Completion, EpisodeSpec, Request, Task, Trajectory
+from frontier_tune.episodes import CompactRenderer, play, turn_seed
+from frontier_tune.sandbox import EnvironmentPool
+from frontier_tune.sdk.grammar import compact_dialogue
+
+from .conftest import WORKSPACE, ScriptedSampler
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[EnvironmentPool]:
+    with EnvironmentPool("envs/count_up", WORKSPACE, workers=2) as pool:
+        yield pool
+
+
+def count(context: str) -> str:
+    """The golden policy: one step, then submit."""
+    target = re.search(r"reach (\d+)", context)[1]  # type: ignore[index]
+    return "submit" if "total" in context else f"add {target}"
+
+
+def specs(n: int) -> list[EpisodeSpec]:
+    return [EpisodeSpec(Task("count", "train", {"target": 10 + i}), i, 0, seed=100 + i) for i in range(n)]
+
+
+def run(pool: EnvironmentPool, tokenizer: Any, sampler: Any, n: int = 1, **limits: int) -> list[Trajectory]:
+    settings = {"max_turns": 4, "max_tokens_per_turn": 32, "max_model_len": 256, "concurrency": 16} | limits
+    found = list(play(specs(n), pool, CompactRenderer(tokenizer), sampler, **settings))
+    return sorted(found, key=lambda t: t.spec.group)
+
+
+def test_many_episodes_at_once(pool: EnvironmentPool, compact: Any) -> None:
+    sampler = ScriptedSampler(compact, count)
+    trajectories = run(pool, compact, sampler, n=60)
+    assert len(trajectories) == 60 and 1 < sampler.largest <= 16
+    for t in trajectories:
+        assert t.success and t.terminated and not t.truncated and t.failure is None
+        assert (t.reward, t.turns, t.components) == (1.0, 2, {"exact": 1.0, "near": 1.0})
+        assert [m.role for m in t.messages] == ["user", "assistant", "tool", "assistant", "tool"]
+
+
+def test_tokens_masks_and_logprobs_are_aligned(pool: EnvironmentPool, compact: Any) -> None:
+    (t,) = run(pool, compact, ScriptedSampler(compact, count))
+    assert len(t.tokens) == len(t.mask) == len(t.logprobs) == len(t.versions)
+    assert t.tokens == compact.encode(compact_dialogue(t.messages[:-1]), add_special_tokens=False)
+    sampled = compact.decode([token for token, m in zip(t.tokens, t.mask) if m])
+    assert sampled == "add 10<|end|>submit<|end|>"
+    assert all((v == 7) == m and (m or lp == 0.0) for v, m, lp in zip(t.versions, t.mask, t.logprobs))
+    first = t.mask.index(True)
+    assert t.logprobs[first] == -turn_seed(100, 0) / 2**31 != -turn_seed(100, 1) / 2**31
+
+
+def test_a_trajectory_does_not_depend_on_what_else_runs(pool: EnvironmentPool, compact: Any) -> None:
+    def essence(ts: list[Trajectory]) -> list[Any]:
+        return [(t.tokens, t.mask, t.logprobs, t.messages, t.reward) for t in ts]
+
+    alone = run(pool, compact, ScriptedSampler(compact, count, seed=1), n=8, concurrency=1)
+    together = run(pool, compact, ScriptedSampler(compact, count, seed=2), n=8, concurrency=8)
+    assert essence(alone) == essence(together)
+
+
+def test_turn_limit_truncates_graded_without_success(pool: EnvironmentPool, compact: Any) -> None:
+    (t,) = run(pool, compact, ScriptedSampler(compact, lambda c: "add 5"), max_turns=2)
+    assert (t.truncated, t.terminated, t.success, t.reward, t.turns) == (True, False, False, 1.0, 2)
+
+
+def test_a_turn_that_is_cut_off_is_not_executed(pool: EnvironmentPool, compact: Any) -> None:
+    (t,) = run(pool, compact, ScriptedSampler(compact, lambda c: "add 1000000000000000"), max_tokens_per_turn=4)
+    assert t.truncated and not t.success and t.reward == 0.0 and t.failure is None and t.trainable
+    assert t.turns == 1 and sum(t.mask) == 4 and t.messages[-1].role == "assistant"
+
+
+@pytest.mark.parametrize("room", [-3, 0, 2])
+def test_a_full_context_truncates(pool: EnvironmentPool, compact: Any, room: int) -> None:
+    opening = len(CompactRenderer(compact).begin(run(pool, compact, ScriptedSampler(compact, count))[0].messages[:1]))
+    (t,) = run(pool, compact, ScriptedSampler(compact, count), max_model_len=opening + room)
+    assert t.truncated and not t.success and len(t.tokens) == opening + max(0, room)
+    assert t.turns == (1 if room > 0 else 0)
+
+
+def test_nonsense_is_answered_and_scored(pool: EnvironmentPool, compact: Any) -> None:
+    (t,) = run(pool, compact, ScriptedSampler(compact, lambda c: "jump 3"), max_turns=2)
+    assert t.messages[2].content == "error: unknown tool 'jump'; tools: add, submit" and t.failure is None
+
+
+def test_sampler_errors_are_infrastructure_failures(pool: EnvironmentPool, compact: Any) -> None:
+    def script(context: str) -> str:
+        return "!out of blocks" if "reach 11" in context else count(context)
+
+    good, bad, other = run(pool, compact, ScriptedSampler(compact, script), n=3)
+    assert good.success and other.success
+    assert bad.failure is not None and not bad.trainable
+    assert (bad.failure.kind, bad.failure.blame, bad.failure.detail) == ("sampler-error", Blame.INFRASTRUCTURE, "out of blocks")
+
+
+@pytest.mark.parametrize(
+    ("lie", "detail"),
+    [
+        (lambda c: replace(c, logprobs=()), "tokens with 0 log-probabilities"),
+        (lambda c: replace(c, tokens=c.tokens[:-1], logprobs=c.logprobs[:-1]), "is none of the stop tokens"),
+        (lambda c: replace(c, tokens=(), logprobs=()), "0 tokens"),
+    ],
+)
+def test_a_sampler_that_breaks_its_word_is_found_out(pool: EnvironmentPool, compact: Any, lie: Any, detail: str) -> None:
+    class Liar(ScriptedSampler):
+        def finish(self, request: Request) -> Completion:
+            return lie(super().finish(request))
+
+    (t,) = run(pool, compact, Liar(compact, count))
+    assert t.failure is not None and t.failure.kind == "sampler-protocol" and detail in t.failure.detail
+
+
+def test_environment_failures_keep_their_blame(compact: Any) -> None:
+    with EnvironmentPool("envs/trouble", WORKSPACE, step_timeout_s=60) as pool:
+        (t,) = run(pool, compact, ScriptedSampler(compact, lambda c: "die 3"))
+    assert t.failure is not None and (t.failure.kind, t.failure.blame) == ("worker-died", Blame.ENVIRONMENT)
+    assert t.turns == 1 and not t.success and t.reward == 0.0
+
+
+def test_giving_up_half_way_leaves_the_pool_usable(pool: EnvironmentPool, compact: Any) -> None:
+    sampler = ScriptedSampler(compact, count)
+    first = play(
+        specs(20), pool, CompactRenderer(compact), sampler, max_turns=4, max_tokens_per_turn=32, max_model_len=256, concurrency=8
+    )
+    next(first)
+    first.close()  # type: ignore[attr-defined]
+    assert all(t.success for t in run(pool, compact, sampler, n=20))
