@@ -58,9 +58,8 @@ def loss(
         The loss (0-dimensional; infinite or NaN where the inputs are: the caller guards), and the sums for metrics.
     """
     if not logprob_T.shape == old_logprob_T.shape == advantage_T.shape:
-        raise ValueError(
-            f"shapes differ: logprob {tuple(logprob_T.shape)}, old {tuple(old_logprob_T.shape)}, advantage {tuple(advantage_T.shape)}"
-        )
+        shapes = [tuple(x.shape) for x in (logprob_T, old_logprob_T, advantage_T)]
+        raise ValueError(f"shapes differ: log-probabilities, old ones and advantages have {shapes}")
     if not normalizer > 0:
         raise ValueError(f"normalizer must be positive, got {normalizer}")
     if kl_coefficient and base_logprob_T is None:

@@ -198,7 +198,10 @@ def _why_not(experts: nn.Module) -> str:
             return f"it has no 3-D parameter {name}"
     if getattr(experts, "is_transposed", False) or getattr(experts, "has_bias", False):
         return "its weights are transposed or have biases"
-    if not isinstance(getattr(experts, "act_fn", None), nn.SiLU) and type(getattr(experts, "act_fn", None)).__name__ != "SiLUActivation":
+    if (
+        not isinstance(getattr(experts, "act_fn", None), nn.SiLU)
+        and type(getattr(experts, "act_fn", None)).__name__ != "SiLUActivation"
+    ):
         return f"its activation is {type(getattr(experts, 'act_fn', None)).__name__}, not SiLU"
     if not getattr(experts, "is_concatenated", True) or type(experts)._apply_gate.__module__ != "transformers.integrations.moe":
         return "it gates in its own way"

@@ -155,7 +155,8 @@ def make(seed: int, t: int, e: int, k: int, h: int, i: int, r: int, used: int | 
     def rand(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
-    pick = torch.stack([torch.randperm(used or e, generator=g)[:k] for _ in range(t)]) if t else torch.empty(0, k, dtype=torch.long)
+    picks = [torch.randperm(used or e, generator=g)[:k] for _ in range(t)]
+    pick = torch.stack(picks) if t else torch.empty(0, k, dtype=torch.long)
     lora = [rand(e * r, h), rand(2 * i, r * e), rand(e * r, i), rand(h, r * e)]
     return rand(t, h), pick, rand(t, k).softmax(-1), rand(e, 2 * i, h), rand(e, h, i), lora
 

@@ -1,0 +1,130 @@
+"""Causal attention over a pack, in transformers' attention registry, so that stock modelling code runs on flat rows.
+
+Each segment attends to itself in a causal, right-padded block (no mask is needed: no real token sees a padded one), each group's
+rests attend to their prefix in one rectangle, and the two parts of a softmax are merged by their log-sum-exp (as blocks are in
+FlashAttention, arXiv:2205.14135, algorithm 1). Backward gives each block the *merged* output and log-sum-exp, with which the
+block's gradients are exactly its share of the whole softmax's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+from frontier_tune.learning.packing import Packed
+
+NAME = "frontier_tune_packed"
+# Stands for "no weight at all" in the log-sum-exp of padded slots, where exp(score - lse) must vanish and not overflow.
+_PADDED_LSE = 1e30
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def _heads_first(x_NLHD: Tensor) -> Tensor:
+    return x_NLHD.transpose(1, 2)
+
+
+class _PackedAttentionCPU(torch.autograd.Function):
+    """q [T, heads, D], k and v [T, kv_heads, D] -> [T, heads, D]. Kept for backward: inputs, output, log-sum-exp [T, heads]."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float) -> Tensor:
+        out = torch.empty_like(q)
+        lse: Tensor | None = None
+        for b in packed.buckets:
+            block = (_heads_first(x.index_select(0, b.row_NL).view(*b.size, *x.shape[1:])) for x in (q, k, v))
+            o, ls = _flash(*block, 0.0, True, scale=scale)
+            if lse is None:
+                lse = ls.new_empty(q.shape[:2])
+            for target, part in ((out, o), (lse, ls)):
+                target.index_copy_(0, b.row_R, part.transpose(1, 2).flatten(0, 1).index_select(0, b.slot_R))
+        assert lse is not None, "a pack has at least one segment"
+        for rest, prefix in packed.cross:
+            o, ls = _flash(*(_heads_first(x[None]) for x in (q[rest], k[prefix], v[prefix])), 0.0, False, scale=scale)
+            o, ls = o[0].transpose(0, 1), ls[0].t()
+            merged = torch.logaddexp(lse[rest], ls)
+            out[rest].mul_((lse[rest] - merged).exp_()[..., None]).add_(o * (ls - merged).exp_()[..., None])
+            lse[rest] = merged
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.packed, ctx.scale = packed, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        dout = dout.contiguous()
+        for b in ctx.packed.buckets:
+            padding = b.slot_R.numel() < b.row_NL.numel()
+            g, qb, kb, vb, ob, lb = (x.index_select(0, b.row_NL) for x in (dout, q, k, v, out, lse))
+            if padding:
+                pad = torch.ones(b.row_NL.numel(), dtype=torch.bool, device=q.device).index_fill_(0, b.slot_R, False)
+                g[pad] = 0
+                lb[pad] = _PADDED_LSE
+            g, qb, kb, vb, ob, lb = (_heads_first(x.view(*b.size, *x.shape[1:])) for x in (g, qb, kb, vb, ob, lb))
+            parts = _flash_backward(g, qb, kb, vb, ob, lb, 0.0, True, scale=ctx.scale)
+            for target, part in zip((dq, dk, dv), parts, strict=True):
+                target.index_copy_(0, b.row_R, part.transpose(1, 2).flatten(0, 1).index_select(0, b.slot_R))
+        for rest, prefix in ctx.packed.cross:
+            rows = (dout[rest], q[rest], k[prefix], v[prefix], out[rest], lse[rest])
+            parts = _flash_backward(*(_heads_first(x[None]) for x in rows), 0.0, False, scale=ctx.scale)
+            for target, part in zip((dq[rest], dk[prefix], dv[prefix]), parts, strict=True):
+                target.add_(part[0].transpose(0, 1))
+        return dq, dk, dv, None, None
+
+
+def _portable(q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float) -> Tensor:
+    """The same through torch's differentiable SDPA, for devices whose kernels give no log-sum-exp; without shared prefixes."""
+    if packed.cross:
+        raise ValueError("shared prefixes need the CPU path; pack without groups")
+    out = torch.zeros_like(q)
+    for b in packed.buckets:
+        qb, kb, vb = (_heads_first(x.index_select(0, b.row_NL).view(*b.size, *x.shape[1:])) for x in (q, k, v))
+        o = F.scaled_dot_product_attention(qb, kb, vb, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        out = out.index_copy(0, b.row_R, _heads_first(o).flatten(0, 1).index_select(0, b.slot_R))
+    return out
+
+
+def shares_prefixes(device: torch.device) -> bool:
+    """Whether packs for ``device`` may share prefixes."""
+    return device.type == "cpu"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    packed: Packed | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query [1, heads, T, D], key and value [1, kv_heads, T, D] -> [1, T, heads, Dv]."""
+    if packed is None or query.shape[0] != 1 or attention_mask is not None:
+        raise ValueError("packed attention takes one row of packed tokens, packed=, and no mask")
+    window = kwargs.get("sliding_window")
+    if window is not None and int(packed.positions_T.max()) >= window:
+        raise ValueError(f"a sequence is longer than this layer's sliding window of {window}, which packing does not support")
+    if kwargs.get("s_aux") is not None:
+        raise ValueError("attention sinks are not supported")
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    width = v.shape[-1]
+    if q.shape[-1] != width:  # DeepSeek's latent attention: the kernels want one head size
+        v = F.pad(v, (0, q.shape[-1] - width))
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    if shares_prefixes(q.device):
+        out = _PackedAttentionCPU.apply(q, k, v, packed, scale)
+    else:
+        out = _portable(q, k, v, packed, scale)
+    return out[None, ..., :width], None
+
+
+AttentionInterface.register(NAME, packed_attention)

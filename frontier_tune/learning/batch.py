@@ -1,0 +1,92 @@
+"""Trajectories as the learner takes them: checked, trimmed to what matters, laid out as a pack with its targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frontier_tune.contracts import Trajectory
+from frontier_tune.learning.packing import Packed, pack
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One trajectory's part in the loss. ``target``: positions (>= 1) of its sampled tokens; ``tokens`` end with the last."""
+
+    group: int
+    tokens: list[int]
+    target: np.ndarray
+    logprob: np.ndarray
+    advantage: float
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A pack and, for its M sampled tokens: the row that predicts each, the token, and what the loss needs, [M] each."""
+
+    packed: Packed
+    rows_M: Tensor
+    target_M: Tensor
+    old_logprob_M: Tensor
+    advantage_M: Tensor
+    temperature_M: Tensor | None
+
+
+def samples(trajectories: Sequence[Trajectory], advantages: Sequence[float], vocab_size: int) -> list[Sample]:
+    """The trainable trajectories with at least one sampled token.
+
+    Raises:
+        ValueError: a trajectory contradicts itself (lengths, a sampled first token, a log-probability that is not finite or
+            positive, a token outside the vocabulary, greedy sampling), or its advantage is not finite.
+    """
+    if len(trajectories) != len(advantages):
+        raise ValueError(f"{len(trajectories)} trajectories but {len(advantages)} advantages")
+    out = []
+    for n, (t, advantage) in enumerate(zip(trajectories, advantages, strict=True)):
+        if not t.trainable or not any(t.mask):
+            continue
+        where = f"trajectory {n} (task {t.spec.task.hash}, group {t.spec.group}, member {t.spec.member})"
+        if not len(t.tokens) == len(t.mask) == len(t.logprobs):
+            raise ValueError(f"{where}: {len(t.tokens)} tokens, {len(t.mask)} of mask, {len(t.logprobs)} log-probabilities")
+        target = np.flatnonzero(np.asarray(t.mask))
+        tokens = list(t.tokens[: int(target[-1]) + 1])
+        logprob = np.asarray(t.logprobs, dtype=np.float64)[target]
+        if target[0] == 0:
+            raise ValueError(f"{where}: its first token is marked as sampled, but nothing predicts it")
+        if not np.isfinite(logprob).all() or (logprob > 1e-3).any():
+            raise ValueError(f"{where}: a sampled token's log-probability is not finite or above 0")
+        if min(tokens) < 0 or max(tokens) >= vocab_size:
+            raise ValueError(f"{where}: a token is outside the vocabulary of {vocab_size}")
+        if not math.isfinite(advantage):
+            raise ValueError(f"{where}: advantage {advantage}")
+        if not t.spec.temperature > 0:
+            raise ValueError(f"{where}: sampled greedily; there is no ratio to learn from at temperature 0")
+        out.append(Sample(t.spec.group, tokens, target, logprob, float(advantage), t.spec.temperature))
+    return out
+
+
+def collate(members: Sequence[Sample], device: torch.device, share: bool) -> Batch:
+    """Lay samples out as one pack; with ``share``, those of a group hold their common prefix once."""
+    packed = pack([s.tokens for s in members], [s.group for s in members] if share else None, device)
+
+    def tensor(arrays: list[np.ndarray], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.concatenate(arrays)).to(device, dtype)
+
+    count = [len(s.target) for s in members]
+    temperature = None
+    if any(s.temperature != 1.0 for s in members):
+        temperature = tensor([np.full(n, s.temperature) for s, n in zip(members, count, strict=True)], torch.float32)
+    return Batch(
+        packed,
+        tensor([packed.rows(i, s.target - 1) for i, s in enumerate(members)], torch.long),
+        tensor([np.asarray(s.tokens)[s.target] for s in members], torch.long),
+        tensor([s.logprob for s in members], torch.float32),
+        tensor([np.full(n, s.advantage) for s, n in zip(members, count, strict=True)], torch.float32),
+        temperature,
+    )

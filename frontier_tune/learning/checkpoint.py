@@ -1,0 +1,95 @@
+"""The learner's state in files: the adapter as PEFT writes it, the optimizer as safetensors, counters as JSON. No pickle.
+
+``adapter_config.json`` and ``adapter_model.safetensors`` are stock PEFT; ``optimizer.safetensors`` holds exp_avg.<parameter>,
+exp_avg_sq.<parameter> and the random state; ``learner.json`` counters, the base's fingerprint and the adapter's digests.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from frontier_tune.contracts import BadInput, FrontierTuneError
+from frontier_tune.experts import canonical
+from frontier_tune.learning.model import Policy
+
+if TYPE_CHECKING:
+    from frontier_tune.learning.learner import Learner
+
+STATE, OPTIMIZER = "learner.json", "optimizer.safetensors"
+_COUNTERS = ("seed", "steps", "version", "bad_updates", "bad_in_a_row")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class NotFinite(FrontierTuneError):
+    """A tensor that was about to be written is not finite; nothing was written."""
+
+
+def _finite(tensors: dict[str, Tensor], what: str) -> None:
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if bad:
+        raise NotFinite(f"{what}: {len(bad)} tensors are not finite ({', '.join(bad[:3])}); nothing was written")
+
+
+def fingerprint(policy: Policy) -> str:
+    """Tells bases apart: the digest of the input embedding, which every training of a base changes."""
+    return canonical.digest(policy.peft.get_input_embeddings().weight)
+
+
+def save_adapter(policy: Policy, directory: Path) -> None:
+    _finite(policy.state(), "adapter")
+    directory.mkdir(parents=True, exist_ok=True)
+    # Embeddings are frozen: without the flag PEFT looks the base up on the hub to find out whether they were resized.
+    policy.peft.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
+
+
+def save(learner: Learner, directory: Path) -> None:
+    tensors: dict[str, Tensor] = {"generator": learner.generator.get_state(), "torch": torch.get_rng_state()}
+    steps: dict[str, float] = {}
+    for name, p in learner.policy.named_parameters():
+        if state := learner.optimizer.state.get(p):
+            tensors |= {f"{moment}.{name}": state[moment].detach().cpu().contiguous() for moment in _MOMENTS}
+            steps[name] = float(state["step"])
+    _finite(tensors, "optimizer")
+    save_adapter(learner.policy, directory)
+    save_file(tensors, str(directory / OPTIMIZER))
+    state = {
+        **{name: getattr(learner, name) for name in _COUNTERS},
+        "base": fingerprint(learner.policy),
+        "optimizer_steps": steps,
+        "digests": learner.digests(),
+    }
+    (directory / STATE).write_text(json.dumps(state, indent=1) + "\n")  # last: its presence says that the rest is whole
+
+
+def load(learner: Learner, directory: Path) -> None:
+    if not (directory / STATE).is_file():
+        raise BadInput(f"{directory}: no learner state here (no {STATE})")
+    state = json.loads((directory / STATE).read_text())
+    if state["base"] != fingerprint(learner.policy):
+        raise BadInput(f"{directory}: this state belongs to another base than {learner.policy.base_dir}")
+    adapter = load_file(str(directory / canonical.WEIGHTS))
+    here = {name: t.shape for name, t in learner.policy.state().items()}
+    if {name: t.shape for name, t in adapter.items()} != here:
+        raise BadInput(f"{directory}: the adapter has other targets or another rank than the recipe's adapter section asks for")
+    if canonical.digests(canonical.load(directory, learner.policy.config)) != state["digests"]:
+        raise BadInput(f"{directory}: damaged: {canonical.WEIGHTS} is not the one that {STATE} was written with")
+    set_peft_model_state_dict(learner.policy.peft, adapter)
+    tensors = load_file(str(directory / OPTIMIZER))
+    learner.optimizer.state.clear()
+    for name, p in learner.policy.named_parameters():
+        if name in state["optimizer_steps"]:
+            learner.optimizer.state[p] = {
+                "step": torch.tensor(state["optimizer_steps"][name]),
+                **{moment: tensors[f"{moment}.{name}"].to(p.device) for moment in _MOMENTS},
+            }
+    learner.generator.set_state(tensors["generator"])
+    torch.set_rng_state(tensors["torch"])
+    for name in _COUNTERS:
+        setattr(learner, name, state[name])

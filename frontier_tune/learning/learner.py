@@ -1,0 +1,271 @@
+"""The learner: turns trajectories and their advantages into a better adapter."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from frontier_tune import recipe as recipes
+from frontier_tune.algorithms import grpo
+from frontier_tune.contracts import LimitReached, Trajectory
+from frontier_tune.experts import canonical
+from frontier_tune.learning import attention, checkpoint
+from frontier_tune.learning.batch import Batch, Sample, collate, samples
+from frontier_tune.learning.model import Policy
+from frontier_tune.learning.packing import pack, plan
+from frontier_tune.learning.schedule import learning_rate
+
+# Rows of the sample on which the KL to the base is measured when no loss term needs it everywhere.
+_KL_SAMPLE_ROWS = 1024
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TrainingDiverged(LimitReached):
+    """Loss or gradient was not finite in several updates in a row; the adapter is still the last good one."""
+
+
+class Learner:
+    """Holds base, adapter and optimizer; one ``update`` is one step of the run.
+
+    ``version`` counts the updates that changed the adapter. The base is frozen; the adapter and its optimizer state are
+    float32 whatever ``recipe.learner.dtype`` says of the base.
+    """
+
+    max_bad_updates = 3
+
+    def __init__(self, base_dir: str | Path, recipe: recipes.Recipe, seed: int | None = None) -> None:
+        """Load the base and start an adapter that changes nothing yet (B = 0). Raises BadInput where they don't fit."""
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        if torch.get_num_threads() != recipe.learner.threads:
+            torch.set_num_threads(recipe.learner.threads)
+        self.recipe = recipe
+        self.seed = recipe.seed if seed is None else seed
+        device = recipe.learner.device
+        self.device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        self.policy = Policy(base_dir, recipe.adapter, self.seed, _DTYPES[recipe.learner.dtype], self.device)
+        self.optimizer = torch.optim.AdamW(
+            [p for _, p in self.policy.named_parameters()],
+            lr=recipe.learner.learning_rate,
+            betas=recipe.learner.betas,
+            weight_decay=recipe.learner.weight_decay,
+        )
+        self.generator = torch.Generator().manual_seed(self.seed)  # order of minibatches
+        self.steps = self.version = self.bad_updates = self.bad_in_a_row = 0
+        self._clock: dict[str, float] = {}
+
+    # ---- learning -------------------------------------------------------------------------------------------------
+
+    def update(self, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> dict[str, float]:
+        """One step: ``algorithm.epochs`` passes of ``algorithm.minibatches`` optimizer updates over the trajectories.
+
+        Trajectories that are not trainable, and their advantages, are left out. Where no loss term but the advantage is at
+        work, those with advantage 0 contribute exactly nothing: they count in the normaliser and are not computed.
+
+        Returns:
+            metrics: ``loss``, ``grad_norm`` (before clipping), ``clip_share``, ``entropy`` (nats a token, of the tokens
+            computed), ``surprisal`` (mean -log-probability of all sampled tokens), ``kl_old`` (k3, sampling policy to trained
+            one), ``kl_sampler`` and ``logprob_gap`` (the same, and mean |learner - sampler|, before the first update),
+            ``kl_base`` (k3, policy to base; of a sample of tokens unless it is in the loss), ``learning_rate``; counts
+            ``tokens`` (sampled), ``tokens_all``, ``rows`` (computed), ``sequences``, ``sequences_skipped``, ``updates``,
+            ``bad_updates``; ``seconds_pack``, ``seconds_forward``, ``seconds_backward``, ``seconds_optimizer``.
+
+        Raises:
+            ValueError: a malformed trajectory.
+            TrainingDiverged: the third update in a row with a loss or gradient that is not finite.
+        """
+        algorithm = self.recipe.algorithm
+        self._clock = dict.fromkeys(("pack", "forward", "backward", "optimizer"), 0.0)
+        everyone = samples(trajectories, advantages, self.policy.config.vocab_size)
+        rate = learning_rate(self.recipe.learner, self.steps, self.recipe.run.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        sampled = sum(len(s.target) for s in everyone)
+        metrics = {
+            "learning_rate": rate,
+            "tokens": sampled,
+            "tokens_all": sum(len(s.tokens) for s in everyone),
+            "sequences": len(everyone),
+            "surprisal": -sum(float(s.logprob.sum()) for s in everyone) / max(1, sampled),
+        }
+        metrics |= self._kl_to_base(everyone)
+        rows, losses, norms = 0, [], []
+        skipped = 0
+        total: grpo.LossSums | None = None
+        for _ in range(algorithm.epochs):
+            for minibatch in self._minibatches(everyone):
+                tokens = sum(len(s.target) for s in minibatch)
+                silent = not algorithm.kl_coefficient and not algorithm.entropy_coefficient
+                members = [s for s in minibatch if s.advantage != 0 or not silent]
+                skipped += len(minibatch) - len(members)
+                if not members:
+                    continue
+                loss, sums, computed, gap = self._accumulate(members, tokens)
+                rows += computed
+                if total is None:
+                    metrics |= {"logprob_gap": gap / float(sums.tokens), "kl_sampler": float(sums.kl_old / sums.tokens)}
+                norm = self._step(loss)
+                if norm is not None:
+                    losses.append(loss)
+                    norms.append(norm)
+                    total = sums if total is None else total + sums
+        self.steps += 1
+        metrics |= {"rows": rows, "sequences_skipped": skipped, "updates": len(losses), "bad_updates": self.bad_updates}
+        if total is not None:
+            count = float(total.tokens)
+            metrics |= {
+                "loss": sum(losses) / len(losses),
+                "grad_norm": sum(norms) / len(norms),
+                "clip_share": float(total.clipped) / count,
+                "entropy": float(total.entropy) / count,
+                "kl_old": float(total.kl_old) / count,
+            }
+            if algorithm.kl_coefficient:
+                metrics["kl_base"] = float(total.kl_base) / count
+        return metrics | {f"seconds_{k}": v for k, v in self._clock.items()}
+
+    def _minibatches(self, everyone: Sequence[Sample]) -> Iterator[list[Sample]]:
+        """Whole groups, in random order, as even as they divide."""
+        groups = sorted({s.group for s in everyone})
+        count = min(self.recipe.algorithm.minibatches, len(groups))
+        order = torch.randperm(len(groups), generator=self.generator).tolist() if count > 1 else range(len(groups))
+        shuffled = [groups[i] for i in order]
+        for n in range(count):
+            chosen = set(shuffled[n::count])
+            yield [s for s in everyone if s.group in chosen]
+
+    def _batches(self, members: Sequence[Sample], budget: int) -> Iterator[Batch]:
+        share = attention.shares_prefixes(self.device)
+        groups = [s.group for s in members] if share else None
+        for chosen in plan([s.tokens for s in members], groups, budget):
+            with self._timed("pack"):
+                batch = collate([members[i] for i in chosen], self.device, share)
+            yield batch
+
+    def _accumulate(self, members: Sequence[Sample], tokens: int) -> tuple[float, grpo.LossSums, int, float]:
+        """Gradient of one optimizer update, micro-batch by micro-batch: loss, sums, rows, sum of |log-ratio|."""
+        algorithm = self.recipe.algorithm
+        self.optimizer.zero_grad(set_to_none=True)
+        total, sums, rows, gap = 0.0, None, 0, 0.0
+        for b in self._batches(members, self.recipe.learner.tokens_per_microbatch):
+            with self._timed("forward"):
+                base = None
+                if algorithm.kl_coefficient:
+                    with self.policy.base():
+                        base, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+                logprob, entropy = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+                loss, part = grpo.loss(
+                    logprob,
+                    b.old_logprob_M,
+                    b.advantage_M,
+                    tokens,
+                    clip_low=algorithm.clip_low,
+                    clip_high=algorithm.clip_high,
+                    entropy_T=entropy,
+                    entropy_coefficient=algorithm.entropy_coefficient,
+                    base_logprob_T=base,
+                    kl_coefficient=algorithm.kl_coefficient,
+                )
+            with self._timed("backward"):
+                loss.backward()
+            total += float(loss.detach())
+            sums = part if sums is None else sums + part
+            rows += b.packed.tokens_T.numel()
+            gap += float((logprob.detach() - b.old_logprob_M).abs().sum())
+        assert sums is not None
+        return total, sums, rows, gap
+
+    def _step(self, loss: float) -> float | None:
+        """Clip and apply the gradient; the norm before clipping, or None where the update was dropped as not finite."""
+        with self._timed("optimizer"):
+            parameters = [p for _, p in self.policy.named_parameters()]
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.learner.max_grad_norm))
+            if torch.isfinite(torch.tensor([loss, norm])).all():
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                self.version += 1
+                self.bad_in_a_row = 0
+                return norm
+        self.optimizer.zero_grad(set_to_none=True)
+        self.bad_updates += 1
+        self.bad_in_a_row += 1
+        if self.bad_in_a_row >= self.max_bad_updates:
+            raise TrainingDiverged(
+                f"loss {loss} or gradient norm {norm} was not finite in {self.bad_in_a_row} updates in a row; the adapter is the "
+                "last good one. Resume from a checkpoint with a lower learner.learning_rate or learner.max_grad_norm"
+            )
+        return None
+
+    def _kl_to_base(self, everyone: Sequence[Sample]) -> dict[str, float]:
+        """k3 of the policy to the base over the first sequences, up to a budget of rows."""
+        chosen: list[Sample] = []
+        for s in everyone[:: max(1, len(everyone) // 8)]:
+            if sum(len(c.tokens) for c in chosen) + len(s.tokens) <= _KL_SAMPLE_ROWS or not chosen:
+                chosen.append(s)
+        if not chosen:
+            return {}
+        with self._timed("forward"), torch.no_grad():
+            b = collate(chosen, self.device, attention.shares_prefixes(self.device))
+            policy, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+            with self.policy.base():
+                base, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+        return {"kl_base": float(grpo.kl.k3(policy, base).mean())}
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._clock[phase] = self._clock.get(phase, 0.0) + time.perf_counter() - start
+
+    # ---- scoring --------------------------------------------------------------------------------------------------
+
+    def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | Path | None = None) -> list[list[float]]:
+        """Log-probability of every token but the first of each sequence, at temperature 1. [len(s) - 1] each.
+
+        With ``adapter_dir`` by the adapter in that PEFT directory (of the recipe's targets, rank and alpha), for this call.
+        """
+        if adapter_dir is not None:
+            with self.policy.adapter_of(adapter_dir):
+                return self.score(sequences)
+        out: list[list[float]] = [[] for _ in sequences]
+        wanted = [i for i, s in enumerate(sequences) if len(s) > 1]
+        with torch.no_grad():
+            for chosen in plan([sequences[i] for i in wanted], None, self.recipe.learner.tokens_per_microbatch):
+                parts = [list(sequences[wanted[i]]) for i in chosen]
+                packed = pack(parts, None, self.device)
+                positions = [torch.arange(len(p) - 1).numpy() for p in parts]
+                rows = torch.cat([torch.from_numpy(packed.rows(i, at)) for i, at in enumerate(positions)]).to(self.device)
+                targets = torch.tensor([t for p in parts for t in p[1:]], device=self.device)
+                values = self.policy.logprobs(packed, rows, targets)[0].tolist()
+                for i, p in zip(chosen, parts, strict=True):
+                    out[wanted[i]], values = values[: len(p) - 1], values[len(p) - 1 :]
+        return out
+
+    def score_base(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """As ``score``, by the base without the adapter."""
+        with self.policy.base():
+            return self.score(sequences)
+
+    # ---- in and out -----------------------------------------------------------------------------------------------
+
+    def digests(self, dtype: torch.dtype | str = torch.float32) -> dict[str, str]:
+        """SHA-256 of each tensor of the canonical exported form at ``dtype``, by name."""
+        return canonical.digests(self.policy.canonical(_DTYPES[dtype] if isinstance(dtype, str) else dtype))
+
+    def save_adapter(self, directory: str | Path) -> None:
+        """Write the adapter in PEFT's format (adapter_config.json, adapter_model.safetensors); never one that is not finite."""
+        checkpoint.save_adapter(self.policy, Path(directory))
+
+    def save(self, directory: str | Path) -> None:
+        """Write all that ``load`` needs to go on as if never interrupted: adapter, optimizer, counters, random state."""
+        checkpoint.save(self, Path(directory))
+
+    def load(self, directory: str | Path) -> None:
+        """Continue from what ``save`` wrote. Raises BadInput where it is of another base or recipe, or damaged."""
+        checkpoint.load(self, Path(directory))

@@ -1,0 +1,83 @@
+"""Log-probabilities and entropy of chosen tokens from hidden states, a chunk of rows at a time.
+
+The full logits [T, V] are never held: each chunk is projected, reduced and dropped, and backward projects it again. For a
+vocabulary of 150,000 and 8,192 rows that is 5 GB less in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Logits held at once (64 MiB in float32).
+_CHUNK_LOGITS = 1 << 24
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: Tensor | None) -> Tensor:
+    """In float32 at least, after the projection in the model's own dtype, as the sampler computes them."""
+    z = torch.mm(hidden, weight.t())
+    z = z if z.dtype == torch.float64 else z.float()
+    return z if temperature is None else z.div_(temperature[:, None])
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, temperature: Tensor | None, rows: int
+    ) -> tuple[Tensor, Tensor]:
+        out_dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logprob, entropy, lse = (torch.empty(hidden.shape[0], dtype=out_dtype, device=hidden.device) for _ in range(3))
+        for start in range(0, hidden.shape[0], rows):
+            s = slice(start, start + rows)
+            z = _logits(hidden[s], weight, None if temperature is None else temperature[s])
+            torch.logsumexp(z, 1, out=lse[s])
+            logprob[s] = z.gather(1, target[s, None])[:, 0] - lse[s]
+            z -= lse[s, None]
+            entropy[s] = -(z.exp() * z).sum(1)
+        ctx.save_for_backward(hidden, weight, target, temperature, lse, entropy)
+        ctx.rows = rows
+        return logprob, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dlogprob: Tensor, dentropy: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, target, temperature, lse, entropy = ctx.saved_tensors
+        dhidden = torch.empty_like(hidden)
+        dweight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        with_entropy = bool((dentropy != 0).any())
+        for start in range(0, hidden.shape[0], ctx.rows):
+            s = slice(start, start + ctx.rows)
+            z = _logits(hidden[s], weight, None if temperature is None else temperature[s]).sub_(lse[s, None])
+            p = z.exp()
+            if with_entropy:  # dH/dz_j = -p_j (log p_j + H)
+                dz = z.add_(entropy[s, None]).mul_(-dentropy[s, None]).sub_(dlogprob[s, None]).mul_(p)
+            else:  # dlogprob/dz_j = [j = target] - p_j
+                dz = p.mul_(-dlogprob[s, None])
+            dz.scatter_add_(1, target[s, None], dlogprob[s, None])
+            if temperature is not None:
+                dz.div_(temperature[s, None])
+            dz = dz.to(hidden.dtype)
+            torch.mm(dz, weight, out=dhidden[s])
+            if dweight is not None:
+                dweight.addmm_(dz.t(), hidden[s])
+        return dhidden, dweight, None, None, None
+
+
+def token_logprobs(
+    hidden_MH: Tensor, weight_VH: Tensor, target_M: Tensor, temperature_M: Tensor | None = None, chunk_rows: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of ``target_M`` and entropy (nats) of the distribution it is drawn from, each [M].
+
+    Args:
+        hidden_MH: final hidden states (after the last norm) of the rows that predict the targets, [M, H].
+        weight_VH: the output embedding, [V, H].
+        target_M: token ids, [M].
+        temperature_M: divides the logits, [M], positive; None is 1 throughout.
+        chunk_rows: rows projected at once; default: as many as keep 64 MiB of logits.
+    """
+    rows = chunk_rows or max(1, _CHUNK_LOGITS // weight_VH.shape[0])
+    logprob, entropy = _TokenLogprobs.apply(hidden_MH, weight_VH, target_M, temperature_M, rows)
+    return logprob, entropy

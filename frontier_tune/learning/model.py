@@ -1,0 +1,152 @@
+"""The policy: a transformers base, a PEFT adapter on it, and the forward over packed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as hf_logging
+
+from frontier_tune.contracts import BadInput
+from frontier_tune.experts import canonical, families, lora_experts
+from frontier_tune.learning import attention, fused
+from frontier_tune.learning.logprobs import token_logprobs
+from frontier_tune.learning.packing import Packed
+from frontier_tune.recipe import Adapter
+
+
+class Policy:
+    """A frozen base with a trainable adapter. ``named_parameters()`` are the adapter's alone, in a stable order."""
+
+    def __init__(self, base_dir: str | Path, adapter: Adapter, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Load the base of ``base_dir`` and put a fresh adapter on it: A drawn from ``seed``, B zero, always in float32.
+
+        Raises:
+            BadInput: no base there, a dense or unsupported one, or LoRA targets that match nothing.
+        """
+        self.base_dir = str(Path(base_dir).resolve())
+        causal = _load_base(self.base_dir, dtype)
+        self.config = causal.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            peft_config = families.peft_config(adapter, self.config)
+            peft_config.base_model_name_or_path = self.base_dir
+            self.peft = get_peft_model(causal, peft_config)  # casts the adapter of a bfloat16 base to float32
+        if adapter.experts:
+            lora_experts.install(self.peft)
+        fused.install(self.peft)
+        self.peft.eval().to(device)  # eval: no dropout, no router jitter; gradients flow all the same
+        self.device = device
+        self.rank, self.scaling = adapter.rank, adapter.alpha / adapter.rank
+        self._backbone: nn.Module = causal.model
+        self._head: Tensor = causal.lm_head.weight
+        self._rows: Tensor | None = None
+        _limit_rows(self._backbone, lambda: self._rows)
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return [(n, p) for n, p in self.peft.named_parameters() if p.requires_grad]
+
+    def logprobs(self, packed: Packed, rows: Tensor, targets: Tensor, temperature: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy, [M] each, of ``targets`` as predicted at ``rows`` [M] of the pack."""
+        needed, place = torch.unique(rows, return_inverse=True)  # members of a group may share a row
+        self._rows = needed
+        try:
+            output = self._backbone(
+                input_ids=packed.tokens_T[None], position_ids=packed.positions_T[None], use_cache=False, packed=packed
+            )
+        finally:
+            self._rows = None
+        hidden = output.last_hidden_state[0]
+        if needed.numel() < rows.numel():
+            hidden = hidden.index_select(0, place)
+        return token_logprobs(hidden, self._head, targets, temperature)
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Run as the base: adapter disabled, no gradients."""
+        with torch.no_grad(), self.peft.disable_adapter():
+            yield
+
+    def canonical(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The adapter's tensors in the canonical exported form, complete or AdapterMismatch."""
+        tensors, unused = canonical.from_state(self.state(), self.config, self.rank, self.scaling, dtype)
+        config = self.peft.peft_config["default"]
+        expected = canonical.expected_shapes(
+            self.config, sorted(config.target_modules or []), bool(config.target_parameters), self.rank
+        )
+        canonical.verify(tensors, expected, "learner", unused)
+        return tensors
+
+    def state(self) -> dict[str, Tensor]:
+        """The adapter as in PEFT's file."""
+        state: dict[str, Tensor] = get_peft_model_state_dict(self.peft)
+        return state
+
+    @contextmanager
+    def adapter_of(self, directory: str | Path) -> Iterator[None]:
+        """While inside, the adapter's values are those of a PEFT directory. Raises BadInput where that is of another shape."""
+        config, other = canonical.read_config(directory), load_file(str(Path(directory) / canonical.WEIGHTS))
+        kept = {name: t.detach().clone() for name, t in self.state().items()}
+        shapes = {name: t.shape for name, t in kept.items()}
+        if {name: t.shape for name, t in other.items()} != shapes or canonical.scaling_of(config) != self.scaling:
+            raise BadInput(f"{directory}: this adapter has other targets, rank or alpha than the recipe's adapter section")
+        try:
+            set_peft_model_state_dict(self.peft, other)
+            yield
+        finally:
+            set_peft_model_state_dict(self.peft, kept)
+
+
+def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
+    if not (Path(base_dir) / "config.json").is_file():
+        raise BadInput(f"base: {base_dir} holds no model (no config.json); give a directory in transformers' format")
+    config = AutoConfig.from_pretrained(base_dir, local_files_only=True)
+    families.moe_shape(config)  # refuses dense and unknown bases before weights are read
+    bar = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            base_dir, dtype=dtype, attn_implementation=attention.NAME, local_files_only=True, output_loading_info=True
+        )
+    finally:
+        if bar:
+            hf_logging.enable_progress_bar()
+    problems = {k: sorted(map(str, info[k])) for k in ("missing_keys", "mismatched_keys", "unexpected_keys") if info.get(k)}
+    if problems:
+        shown = "; ".join(f"{len(v)} {k.split('_')[0]} ({', '.join(v[:3])})" for k, v in problems.items())
+        raise BadInput(f"base: the weights in {base_dir} don't fit its config.json: {shown}")
+    if any(hasattr(m, "sinks") for m in model.modules()):
+        raise BadInput(f"base: {base_dir} has attention sinks ({config.model_type}), which the learner does not support")
+    if getattr(model.lm_head, "bias", None) is not None or getattr(config, "final_logit_softcapping", None):
+        raise BadInput(f"base: {base_dir} has an output bias or soft-capped logits, which the learner does not support")
+    model.requires_grad_(False)
+    result: nn.Module = model
+    return result
+
+
+def _limit_rows(backbone: nn.Module, rows: Any) -> None:
+    """After the last attention only the rows that predict a token matter: run the last MLP and the last norm on those alone.
+
+    ``rows()`` is the [M] index of them, or None for all. The model then returns [1, M, H].
+    """
+    mlp, norm = backbone.layers[-1].mlp, backbone.norm
+    mlp_forward, norm_forward = mlp.forward, norm.forward
+
+    def limited_mlp(hidden: Tensor) -> Tensor:
+        index = rows()
+        if index is None:
+            return mlp_forward(hidden)
+        return torch.zeros_like(hidden).index_copy(1, index, mlp_forward(hidden.index_select(1, index)))
+
+    def limited_norm(hidden: Tensor) -> Tensor:
+        index = rows()
+        return norm_forward(hidden if index is None else hidden.index_select(1, index))
+
+    mlp.forward, norm.forward = limited_mlp, limited_norm

@@ -1,0 +1,107 @@
+"""Packed, prefix-sharing attention in whole models against stock transformers on one unpadded sequence at a time."""
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from frontier_tune.contracts import BadInput
+from frontier_tune.learning import attention, checkpoint
+from frontier_tune.learning.model import Policy
+from frontier_tune.learning.packing import pack
+from frontier_tune.recipe import Adapter
+
+ALL = ["qwen3_moe", "olmoe", "mixtral", "deepseek_v3"]
+SEQUENCES = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 20, 21], [5, 6, 7], [30, 31, 32, 33], [5, 6, 7, 8, 9, 40, 41, 42, 43, 44, 45, 46]]
+
+
+def policy(base, adapter: Adapter | None = None) -> Policy:
+    p = Policy(base, adapter or Adapter(rank=3, alpha=6), 0, torch.float32, torch.device("cpu"))
+    torch.manual_seed(1)
+    for _, parameter in p.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return p
+
+
+def all_logprobs(p: Policy, sequences, groups):
+    packed = pack(sequences, groups)
+    rows, targets, sizes = [], [], []
+    for i, s in enumerate(sequences):
+        rows.append(torch.from_numpy(packed.rows(i, torch.arange(len(s) - 1).numpy())))
+        targets += s[1:]
+        sizes.append(len(s) - 1)
+    return p.logprobs(packed, torch.cat(rows), torch.tensor(targets))[0].split(sizes)
+
+
+@pytest.mark.parametrize("groups", [None, [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]])
+@pytest.mark.parametrize("family", ALL)
+def test_packed_equals_stock_with_every_gradient(bases, stock, tmp_path, family: str, groups) -> None:
+    ours = policy(bases(family))
+    weights = [torch.randn(len(s) - 1, generator=torch.Generator().manual_seed(i)) for i, s in enumerate(SEQUENCES)]
+    mine = all_logprobs(ours, SEQUENCES, groups)
+    sum((m * w).sum() for m, w in zip(mine, weights, strict=True)).backward()
+
+    base = AutoModelForCausalLM.from_pretrained(bases(family), attn_implementation="eager", experts_implementation="eager")
+    checkpoint.save_adapter(ours, tmp_path)
+    theirs = PeftModel.from_pretrained(base, tmp_path, is_trainable=True)
+    total = 0.0
+    for s, m, w in zip(SEQUENCES, mine, weights, strict=True):
+        want = stock(theirs, s)
+        torch.testing.assert_close(m, want, atol=1e-5, rtol=1e-5)
+        total = total + (want * w).sum()
+    total.backward()
+    want_grads = dict(theirs.named_parameters())
+    checked = 0
+    for name, p in ours.named_parameters():
+        reference = want_grads[name].grad
+        reference = torch.zeros_like(p) if reference is None else reference
+        got = torch.zeros_like(p) if p.grad is None else p.grad
+        assert (got - reference).abs().max() <= 2e-5 * max(1e-3, float(reference.abs().max())), name
+        checked += 1
+    assert checked == len(want_grads) - sum(not p.requires_grad for p in want_grads.values())
+
+
+def test_no_sequence_sees_another(bases) -> None:
+    """The gradient of a sequence's log-probabilities is exactly zero at every row that is not its own, and nowhere at its own."""
+    p = policy(bases())
+    embedded: list[torch.Tensor] = []
+    p.peft.get_input_embeddings().register_forward_hook(lambda m, i, out: embedded.append(out.requires_grad_()) or out)
+    groups = [0, 0, 0, 1, 0]
+    packed = pack(SEQUENCES, groups)
+    logprobs = all_logprobs(p, SEQUENCES, groups)
+    for i, sequence in enumerate(SEQUENCES):
+        (grad,) = torch.autograd.grad(logprobs[i].sum(), embedded[0], retain_graph=True)
+        own = set(packed.rows(i, torch.arange(len(sequence) - 1).numpy()).tolist())  # the last token predicts nothing here
+        assert {row for row in range(len(packed.tokens_T)) if grad[0, row].any()} == own
+
+
+def test_the_portable_path_equals_the_cpu_path(bases, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = policy(bases())
+    with torch.no_grad():
+        want = all_logprobs(p, SEQUENCES, None)
+        monkeypatch.setattr(attention, "shares_prefixes", lambda device: False)
+        torch.testing.assert_close(all_logprobs(p, SEQUENCES, None), want, atol=1e-5, rtol=1e-5)
+        with pytest.raises(ValueError, match="without groups"):
+            all_logprobs(p, SEQUENCES, [0, 0, 0, 1, 0])
+
+
+def test_finite_differences_through_merged_blocks() -> None:
+    packed = pack([[1, 2, 3], [1, 2, 4, 5], [1, 2], [7]], [0, 0, 0, 1])
+    g = torch.Generator().manual_seed(0)
+    rows = len(packed.tokens_T)
+    q, k, v = (torch.randn(rows, heads, 4, generator=g, dtype=torch.float64).requires_grad_() for heads in (4, 2, 2))
+    assert torch.autograd.gradcheck(lambda *x: attention._PackedAttentionCPU.apply(*x, packed, 0.5), (q, k, v))
+
+
+def test_sliding_windows_shorter_than_a_sequence_and_sinks_are_refused(write_base, tmp_path) -> None:
+    windowed = policy(write_base(tmp_path / "w", "mixtral", sliding_window=4))
+    with pytest.raises(ValueError, match="sliding window of 4"):
+        all_logprobs(windowed, SEQUENCES, None)
+    all_logprobs(windowed, [[3, 4, 5]], None)
+    config = AutoConfig.for_model(
+        "gpt_oss", vocab_size=61, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        num_local_experts=4, num_experts_per_tok=2, intermediate_size=24,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "sinks")
+    with pytest.raises(BadInput, match="attention sinks"):
+        policy(tmp_path / "sinks")
