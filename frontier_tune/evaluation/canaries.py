@@ -1,4 +1,4 @@
-"""Agents without a model that try to score without doing the work. A grader that pays them is broken; every evaluation measures them.
+"""Agents without a model that try to score without doing the work. A grader that pays them is broken: every evaluation asks.
 
 - ``no-op`` does nothing until the episode is cut off; ``early submitter`` submits at once.
 - The environment's own (``WorkflowEnv.canary_scripts(task)``): constant filler, input overwriter, golden hunter and the like.
@@ -52,7 +52,11 @@ class CanaryScores:
     def details(self) -> dict[str, Any]:
         """For ``summarize(extra=...)``: counts and intervals by kind, and the scripts themselves."""
         kinds = {name: {kind: s.to_json() for kind, s in shares.items()} for name, shares in self.by_kind.items()}
-        return {"canaries_by_kind": kinds, "blind_scripts": {k: list(s) for k, s in self.scripts.items()}, "canary_failures": self.failures}
+        return {
+            "canaries_by_kind": kinds,
+            "blind_scripts": {k: list(s) for k, s in self.scripts.items()},
+            "canary_failures": self.failures,
+        }
 
 
 def play_scripts(pool: Pool, episodes: Sequence[tuple[Task, Script]], *, max_turns: int) -> list[bool | Failure]:
@@ -71,7 +75,9 @@ def play_scripts(pool: Pool, episodes: Sequence[tuple[Task, Script]], *, max_tur
             pool.submit(slot, "reset", {"task": task.to_json(), "max_turns": max_turns})
         for slot, result in pool.poll(1.0):
             if slot not in running:
-                raise EvaluationError(f"canaries: the pool answered for slot {slot}, which is not ours; give canaries a pool of their own")
+                raise EvaluationError(
+                    f"canaries: the pool answered for slot {slot}, which is not ours; give canaries a pool of their own"
+                )
             index, script_left = running[slot]
             if not isinstance(result, Failure) and "success" in result["info"] and _over(result):
                 outcomes[index] = bool(result["info"]["success"])
@@ -119,7 +125,14 @@ def run_canaries(
 
 
 def _blind(
-    scores: CanaryScores, pool: Pool, heldout: Sequence[Task], train: Sequence[Task], *, max_turns: int, candidates: int, sample: int
+    scores: CanaryScores,
+    pool: Pool,
+    heldout: Sequence[Task],
+    train: Sequence[Task],
+    *,
+    max_turns: int,
+    candidates: int,
+    sample: int,
 ) -> None:
     best: list[tuple[Task, Script]] = []
     outcomes: list[bool | Failure] = []
@@ -167,6 +180,8 @@ def _ask(pool: Pool, op: str, key: str, tasks: Sequence[Task]) -> list[Any]:
     while len(answers) < len(tasks):
         for slot, result in pool.poll(1.0):
             if isinstance(result, Failure) and "NotImplementedError" not in result.detail:
-                raise EvaluationError(f"canaries: '{op}' of task {tasks[slots[slot]].hash} failed: {result.kind}: {result.detail}")
+                raise EvaluationError(
+                    f"canaries: '{op}' of task {tasks[slots[slot]].hash} failed: {result.kind}: {result.detail}"
+                )
             answers[slots[slot]] = None if isinstance(result, Failure) else result[key]
     return [answers[i] for i in range(len(tasks))]

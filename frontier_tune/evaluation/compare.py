@@ -60,5 +60,7 @@ def table(summary: Mapping[str, Any]) -> str:
     for name in ("base", "tuned"):
         part = summary.get(name) or {}
         if part.get("failures"):
-            lines.append(f"{name}: {part['n_submitted'] - part['n']} of {part['n_submitted']} episodes not graded: {part['failures']}")
+            lines.append(
+                f"{name}: {part['n_submitted'] - part['n']} of {part['n_submitted']} episodes not graded: {part['failures']}"
+            )
     return "\n".join(lines)

@@ -146,7 +146,9 @@ def _checked(specs: Sequence[EpisodeSpec], trajectories: Iterable[Trajectory]) -
     result = []
     for t in trajectories:
         if planned.get(t.spec.group) != t.spec.task.hash:
-            raise EvaluationError(f"evaluation: got an episode of task {t.spec.task.hash} (group {t.spec.group}) that was not planned")
+            raise EvaluationError(
+                f"evaluation: got an episode of task {t.spec.task.hash} (group {t.spec.group}) that was not planned"
+            )
         seen[t.spec.group] += 1
         result.append(t)
     wrong = [g for g in planned if seen[g] != 1]

@@ -33,7 +33,9 @@ def wilson(successes: int, n: int, z: float = Z95) -> Interval:
     return low, high
 
 
-def bootstrap_mean(clusters: Sequence[Sequence[float]], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+def bootstrap_mean(
+    clusters: Sequence[Sequence[float]], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
     """Percentile bootstrap interval of the mean over all values, resampling whole clusters (Efron and Tibshirani 1993, ch. 13).
 
     Values within a cluster (the members of a group share a task) are not independent; clusters are. Independent values are

@@ -124,7 +124,10 @@ def parse(data: Any, where: str = "data sheet") -> DataSheet:
     try:
         return DataSheet.model_validate(data)
     except ValidationError as e:
-        lines = [f"{where}: {'.'.join(map(str, x['loc'])) or 'data sheet'}: {x['msg'].removeprefix('Value error, ')}" for x in e.errors()]
+        lines = [
+            f"{where}: {'.'.join(map(str, x['loc'])) or 'data sheet'}: {x['msg'].removeprefix('Value error, ')}"
+            for x in e.errors()
+        ]
         raise BadInput("\n".join(lines)) from None
 
 
@@ -143,6 +146,8 @@ def content_digest(rows: Any) -> tuple[str, int]:
     """(SHA-256, count) of an iterable of JSON rows in order: each row's canonical JSON and a newline. For ``content_sha256``."""
     digest, count = hashlib.sha256(), 0
     for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode() + b"\n")
+        digest.update(
+            json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        )
         count += 1
     return digest.hexdigest(), count

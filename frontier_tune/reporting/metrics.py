@@ -106,7 +106,13 @@ class WandbSink:
     def __init__(self, run_dir: Path, project: str, mode: Literal["offline", "online"], config: Mapping[str, Any]) -> None:
         home = run_dir / "wandb"
         home.mkdir(parents=True, exist_ok=True)
-        fixed = {"WANDB_DIR": run_dir, "WANDB_CONFIG_DIR": home, "WANDB_CACHE_DIR": home, "WANDB_DATA_DIR": home, "WANDB_SILENT": "true"}
+        fixed = {
+            "WANDB_DIR": run_dir,
+            "WANDB_CONFIG_DIR": home,
+            "WANDB_CACHE_DIR": home,
+            "WANDB_DATA_DIR": home,
+            "WANDB_SILENT": "true",
+        }
         if mode == "offline":
             fixed |= {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
         os.environ.update({k: str(v) for k, v in fixed.items()})
@@ -115,10 +121,22 @@ class WandbSink:
         except ImportError:
             raise BadInput("tracking.wandb: wandb is not installed; 'pip install wandb' or set tracking.wandb=off") from None
         settings = wandb.Settings(
-            console="off", silent=True, disable_git=True, disable_code=True, x_save_requirements=False, x_disable_meta=True, x_disable_stats=True
+            console="off",
+            silent=True,
+            disable_git=True,
+            disable_code=True,
+            x_save_requirements=False,
+            x_disable_meta=True,
+            x_disable_stats=True,
         )
         self._run = wandb.init(
-            project=project, name=run_dir.name, dir=str(run_dir), mode=mode, config=dict(config), settings=settings, reinit="finish_previous"
+            project=project,
+            name=run_dir.name,
+            dir=str(run_dir),
+            mode=mode,
+            config=dict(config),
+            settings=settings,
+            reinit="finish_previous",
         )
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -134,7 +152,7 @@ class TensorBoardSink:
     def __init__(self, directory: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(directory))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(directory))
 
     @staticmethod
     def available() -> bool:
@@ -144,10 +162,10 @@ class TensorBoardSink:
 
     def log(self, row: Mapping[str, Any]) -> None:
         for name, value in flatten(row):
-            self._writer.add_scalar(name, value, int(row["step"]))  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, int(row["step"]))
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class Sinks:
@@ -157,7 +175,9 @@ class Sinks:
         self.sinks = list(sinks)
 
     @classmethod
-    def open(cls, run_dir: Path, *, wandb: str = "off", project: str = "frontier-tune", config: Mapping[str, Any] | None = None) -> Sinks:
+    def open(
+        cls, run_dir: Path, *, wandb: str = "off", project: str = "frontier-tune", config: Mapping[str, Any] | None = None
+    ) -> Sinks:
         sinks: list[Sink] = [JsonlSink(run_dir / FILE)]
         if wandb != "off":
             sinks.append(WandbSink(run_dir, project, "online" if wandb == "online" else "offline", config or {}))

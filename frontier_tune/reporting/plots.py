@@ -96,9 +96,15 @@ def learning_curve(rows: Rows, evaluation: Mapping[str, Any] | None) -> Figure:
         if probes:
             values = [p["success"] for _, p in probes]
             ax.errorbar(
-                [s for s, _ in probes], values, yerr=_errors(values, [p["ci95"] for _, p in probes]), fmt="s", markersize=4,
-                color=COLOURS["green"], linewidth=1, label="held-out probe",
-            )  # fmt: skip
+                [s for s, _ in probes],
+                values,
+                yerr=_errors(values, [p["ci95"] for _, p in probes]),
+                fmt="s",
+                markersize=4,
+                color=COLOURS["green"],
+                linewidth=1,
+                label="held-out probe",
+            )
             ax.legend(loc="upper left", frameon=False)
         _held_out(ax, side, evaluation or {})
         ax.set_ylim(0, 1)
@@ -110,7 +116,14 @@ def learning_curve(rows: Rows, evaluation: Mapping[str, Any] | None) -> Figure:
         how = f"line: mean of {window} steps; " if window > 1 else ""
         ax.set_title(f"Training tasks, sampled ({how}dots: single steps; band: their 95 % intervals)", loc="left", fontsize=9.5)
         if not lines:
-            ax.text(0.5, 0.5, "no success or reward between 0 and 1 recorded", ha="center", transform=ax.transAxes, color=COLOURS["muted"])
+            ax.text(
+                0.5,
+                0.5,
+                "no success or reward between 0 and 1 recorded",
+                ha="center",
+                transform=ax.transAxes,
+                color=COLOURS["muted"],
+            )
     return fig
 
 
@@ -139,9 +152,15 @@ def _label(ax: Axes, lines: Sequence[_Line]) -> None:
         k = at if at is not None else len(line.values) // 2
         xytext, ha, va = ((-10, 12), "right", "bottom") if i == 0 else ((10, -12), "left", "top")
         ax.annotate(
-            line.name, (line.steps[k], line.values[k]), xytext=xytext, textcoords="offset points", ha=ha, va=va,
-            color=line.colour, fontweight="bold",
-        )  # fmt: skip
+            line.name,
+            (line.steps[k], line.values[k]),
+            xytext=xytext,
+            textcoords="offset points",
+            ha=ha,
+            va=va,
+            color=line.colour,
+            fontweight="bold",
+        )
 
 
 def _held_out(ax: Axes, side: Axes, evaluation: Mapping[str, Any]) -> None:
@@ -158,7 +177,9 @@ def _held_out(ax: Axes, side: Axes, evaluation: Mapping[str, Any]) -> None:
             continue
         found = True
         y, ci = part["success"], part["ci95"]
-        side.errorbar([0.16], [y], yerr=_errors([y], [ci]), fmt="o", color=COLOURS[colour], capsize=4, markersize=6, linewidth=1.6)
+        side.errorbar(
+            [0.16], [y], yerr=_errors([y], [ci]), fmt="o", color=COLOURS[colour], capsize=4, markersize=6, linewidth=1.6
+        )
         side.text(0.3, y, f"{name} {100 * y:.0f} %", color=COLOURS[colour], va="center", fontweight="bold")
         ax.axhline(y, color=COLOURS[colour], linewidth=1, linestyle=(0, (4, 3)))
     if not found:
@@ -232,7 +253,16 @@ def _stacked(ax: Axes, rows: Rows, key: str, title: str) -> None:
         bottom = [b + v for b, v in zip(bottom, layer, strict=True)]
     _panel(ax, title, bool(found), low=0.0, top=max(totals, default=0.0) * 1.25)
     if shown:
-        ax.legend(loc="upper left", ncols=4, frameon=False, fontsize=8.5, handlelength=0.9, handletextpad=0.4, columnspacing=1.0, borderaxespad=0.1)
+        ax.legend(
+            loc="upper left",
+            ncols=4,
+            frameon=False,
+            fontsize=8.5,
+            handlelength=0.9,
+            handletextpad=0.4,
+            columnspacing=1.0,
+            borderaxespad=0.1,
+        )
     elif found:
         ax.text(0.5, 0.5, "none", ha="center", va="center", transform=ax.transAxes, color=COLOURS["muted"])
 
@@ -253,12 +283,15 @@ def to_svg(fig: Figure, name: str) -> str:
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        fig.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     for colour, value in COLOURS.items():
         svg = svg.replace(value, f"var(--{colour})")
-    head = r'<svg class="figure" role="img" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\1">'
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    head = rf'<svg class="figure" role="img" {names} viewBox="\1">'
     return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', head, svg, count=1)

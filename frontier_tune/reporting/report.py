@@ -9,13 +9,16 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jinja2
 import yaml
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.reporting import episodes, metrics, plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILE, CURVE = "report.html", "learning-curve.png"
 T = TypeVar("T")
@@ -123,7 +126,7 @@ def limits(run: Contents) -> list[str]:
     found = [
         "Held-out tasks come from the same generator as training tasks: new seeds, workbooks and layouts, not new kinds of work. "
         "Real work may differ in ways that the generator does not know.",
-        "The intervals cover the draw of tasks, not the draw of training: one run is one seed. Another seed gives another adapter.",
+        "The intervals cover the draw of tasks, not that of training: one run is one seed. Another seed gives another adapter.",
     ]
     e = run.evaluation
     if e is None:
@@ -165,19 +168,22 @@ def size(value: float) -> str:
     return f"{value / 1e6:.2f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"
 
 
-def render(run: Contents) -> str:
-    """The page. All text of episodes, recipe and record is escaped: an episode can't put markup into the report."""
+def render(run: Contents, curve: Figure | None) -> str:
+    """The page, around the learning curve. Text of episodes, recipe and record is escaped: none puts markup into the report."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("frontier_tune.reporting", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.PackageLoader("frontier_tune.reporting", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    )
     environment.filters |= {"percent": percent, "interval": interval, "p_value": p_value, "seconds": seconds, "size": size}
     return environment.get_template("report.html.j2").render(
         run=run,
         e=run.evaluation,
         kinds=kinds(run.evaluation) if run.evaluation else [],
         colours=plots.COLOURS,
-        curve=plots.to_svg(plots.learning_curve(run.rows, run.evaluation), "curve") if run.rows else "",
+        curve=plots.to_svg(curve, "curve") if curve else "",
         diagnostics=plots.to_svg(plots.diagnostics(run.rows), "diagnostics") if run.rows else "",
         rule=episodes.RULE,
         limits=limits(run),
@@ -204,7 +210,9 @@ def _dependencies(record: Mapping[str, Any] | None) -> list[tuple[str, str, str]
     for d in record.get("predicate", {}).get("buildDefinition", {}).get("resolvedDependencies", []):
         digest = next(iter(d.get("digest", {}).values()), "")
         notes = d.get("annotations", {})
-        note = ", ".join(str(x) for x in (d.get("uri", ""), notes.get("license", ""), "uncommitted changes" if notes.get("dirty") else "") if x)
+        note = ", ".join(
+            str(x) for x in (d.get("uri", ""), notes.get("license", ""), "uncommitted changes" if notes.get("dirty") else "") if x
+        )
         found.append((d["name"], digest, note))
     return found
 
@@ -212,10 +220,11 @@ def _dependencies(record: Mapping[str, Any] | None) -> list[tuple[str, str, str]
 def write(run_dir: Path) -> Path:
     """Write report.html and learning-curve.png into ``run_dir``, each whole or not at all; returns the report's path."""
     run = gather(run_dir)
-    if run.rows:
-        plots.save_png(plots.learning_curve(run.rows, run.evaluation), run_dir / CURVE)
+    curve = plots.learning_curve(run.rows, run.evaluation) if run.rows else None
+    if curve:
+        plots.save_png(curve, run_dir / CURVE)
     path = run_dir / FILE
     tmp = path.with_name(FILE + ".tmp")
-    tmp.write_text(render(run), encoding="utf-8")
+    tmp.write_text(render(run, curve), encoding="utf-8")
     os.replace(tmp, path)
     return path

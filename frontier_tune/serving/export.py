@@ -103,7 +103,9 @@ def _check_recorded(adapter: Path, record: Mapping[str, Any] | None) -> None:
     recorded = {str(s["name"]): s["digest"]["sha256"] for s in record["subject"]}
     for name in ADAPTER_FILES:
         if recorded.get(f"adapter/{name}") != _digest(adapter / name):
-            raise BadInput(f"{adapter / name}: is not the file that record.json lists; restore it, or export the adapter of another run")
+            raise BadInput(
+                f"{adapter / name}: is not the file that record.json lists; restore it, or export the adapter of another run"
+            )
 
 
 def _check_base(adapter: Path, config: Mapping[str, Any], base_dir: Path, record: Mapping[str, Any] | None) -> None:
@@ -121,7 +123,8 @@ def _check_base(adapter: Path, config: Mapping[str, Any], base_dir: Path, record
                 continue
             if not (base_dir / name).is_file() or _digest(base_dir / name) != digest:
                 raise BadInput(
-                    f"{base_dir}: is not the base of this adapter: {name} is not the file that record.json lists for base '{base.get('uri')}'"
+                    f"{base_dir}: is not the base of this adapter: {name} is not the file that record.json lists "
+                    f"for base '{base.get('uri')}'"
                 )
     elif (named := config.get("base_model_name_or_path")) and Path(str(named)).name != base_dir.resolve().name:
         raise BadInput(f"{adapter}: was trained on base '{named}', not on '{base_dir}'; name that base")
@@ -157,7 +160,9 @@ def _merge(adapter: Path, base_dir: Path, work: Path) -> float:
     again = AutoModelForCausalLM.from_pretrained(str(work), dtype="auto", local_files_only=True).eval()
     gap = float((_log_probabilities(again, probe) - wanted).abs().mean())
     if not gap <= TOLERANCE.get(dtype, min(TOLERANCE.values())):  # NaN fails too
-        raise GateFailed(f"export: the merged copy's log-probabilities differ from base + adapter by {gap:.2g} nats on average ({dtype})")
+        raise GateFailed(
+            f"export: the merged copy's log-probabilities differ from base + adapter by {gap:.2g} nats on average ({dtype})"
+        )
     return gap
 
 

@@ -81,7 +81,13 @@ def pool(workspace: Path) -> Iterator[EnvironmentPool]:
 
 def test_a_sound_grader_pays_no_canary_but_shows_what_guessing_is_worth(pool: EnvironmentPool) -> None:
     scores = run_canaries(pool, pool.tasks("heldout", 40, 0), pool.tasks("train", 40, 0), max_turns=4)
-    assert scores.to_json() == {"no-op": 0.0, "early submitter": 0.0, "constant filler": 0.0, "never submits": 0.0, BLIND: 10 / 40}
+    assert scores.to_json() == {
+        "no-op": 0.0,
+        "early submitter": 0.0,
+        "constant filler": 0.0,
+        "never submits": 0.0,
+        BLIND: 10 / 40,
+    }
     assert scores.by_kind[BLIND]["half"].success == 0.5 and scores.by_kind[BLIND]["sum"].success == 0.0
     assert scores.scripts["half"] == ("say 7", "submit")
     assert scores.details()["canaries_by_kind"]["no-op"]["sum"]["n"] == 20
@@ -109,6 +115,8 @@ def test_an_ungradable_canary_and_an_empty_set_are_loud(pool: EnvironmentPool, m
     tasks = pool.tasks("heldout", 2, 0)
     with pytest.raises(BadInput, match="empty"):
         run_canaries(pool, [], tasks, max_turns=4)
-    monkeypatch.setattr("frontier_tune.evaluation.canaries.play_scripts", lambda pool, plan, max_turns: [Failure("x", "environment")] * len(plan))
+    monkeypatch.setattr(
+        "frontier_tune.evaluation.canaries.play_scripts", lambda pool, plan, max_turns: [Failure("x", "environment")] * len(plan)
+    )
     with pytest.raises(EvaluationError, match="'no-op' was never graded"):
         run_canaries(pool, tasks, tasks, max_turns=4)

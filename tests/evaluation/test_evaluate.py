@@ -21,7 +21,9 @@ TASKS = [Task("sums" if i % 2 else "look-ups", "heldout", {"i": i}, family=f"f{i
 def play(spec: EpisodeSpec, wins: set[int], failures: dict[int, Failure]) -> Trajectory:
     i = spec.task.data["i"]
     won = i in wins
-    return Trajectory(spec, tokens=[1, 2, 3], mask=[False, True, True], reward=float(won), success=won, failure=failures.get(i), turns=2)
+    return Trajectory(
+        spec, tokens=[1, 2, 3], mask=[False, True, True], reward=float(won), success=won, failure=failures.get(i), turns=2
+    )
 
 
 def scores(wins: set[int], failures: dict[int, Failure] | None = None, tasks: Sequence[Task] = TASKS, **kwargs: Any) -> Scores:
@@ -102,9 +104,15 @@ def test_comparison_is_over_shared_graded_tasks() -> None:
 
 def made() -> dict[str, Any]:
     return summary.summarize(
-        scores({0}), scores(set(range(11))), base_sampled=scores({0, 1}, sampled=True), general_before=scores({1, 2, 3}),
-        general_after=scores({1, 2}), canaries={"no-op": 0.0}, train={"seconds": 9.0, "steps": 2, "tokens_sampled": 100}, extra={"seed": 3},
-    )  # fmt: skip
+        scores({0}),
+        scores(set(range(11))),
+        base_sampled=scores({0, 1}, sampled=True),
+        general_before=scores({1, 2, 3}),
+        general_after=scores({1, 2}),
+        canaries={"no-op": 0.0},
+        train={"seconds": 9.0, "steps": 2, "tokens_sampled": 100},
+        extra={"seed": 3},
+    )
 
 
 def test_evaluation_json_has_the_form_that_others_read(tmp_path: Path) -> None:

@@ -19,9 +19,19 @@ from frontier_tune.serving.export import export
 def make_base(path: Path, hidden: int = 64, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     torch.manual_seed(seed)
     config = Qwen3MoeConfig(
-        vocab_size=96, hidden_size=hidden, intermediate_size=80, moe_intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, num_experts=6, num_experts_per_tok=2, max_position_embeddings=256, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=96,
+        hidden_size=hidden,
+        intermediate_size=80,
+        moe_intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        num_experts=6,
+        num_experts_per_tok=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
     Qwen3MoeForCausalLM(config).to(dtype).save_pretrained(path)
     (path / "tokenizer.json").write_text('{"made": "up"}')
     return path
@@ -30,9 +40,15 @@ def make_base(path: Path, hidden: int = 64, seed: int = 0, dtype: torch.dtype = 
 def make_adapter(path: Path, base: Path, size: float = 0.2) -> Path:
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(base)
-    tuned = get_peft_model(model, LoraConfig(
-        r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
-    ))  # fmt: skip
+    tuned = get_peft_model(
+        model,
+        LoraConfig(
+            r=4,
+            lora_alpha=8,
+            target_modules=["q_proj", "o_proj"],
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        ),
+    )
     with torch.no_grad():
         for name, p in tuned.named_parameters():
             if "lora_B" in name:
@@ -78,8 +94,12 @@ def test_adapter_copy_loads_in_stock_peft(base: Path, adapter: Path, tmp_path: P
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out"))
 
 
-def test_a_bad_merge_never_takes_the_final_name(base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peft.tuners.lora.LoraModel.merge_and_unload", lambda self, safe_merge: self.unload())  # the adapter is lost
+def test_a_bad_merge_never_takes_the_final_name(
+    base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "peft.tuners.lora.LoraModel.merge_and_unload", lambda self, safe_merge: self.unload()
+    )  # the adapter is lost
     with pytest.raises(GateFailed, match="differ from base"):
         export(adapter, "merged", tmp_path / "out", base)
     assert list(tmp_path.iterdir()) == []
