@@ -1,6 +1,6 @@
 """What an environment author imports: ``WorkflowEnv``, ``tool``, ``Rubric`` and the types they speak in. No torch, no ray."""
 
-from frontier_tune.contracts import Message, Task
+from frontier_tune.contracts import BadInput, Message, Task
 from frontier_tune.sdk.env import Limits, Step, WorkflowEnv
 from frontier_tune.sdk.grammar import GrammarError, ToolCall, parse, render_compact, render_json
 from frontier_tune.sdk.registry import environment_hash, load_environment
@@ -8,6 +8,7 @@ from frontier_tune.sdk.rubric import Component, Grade, Rubric
 from frontier_tune.sdk.tools import Parameter, Signature, ToolDeclarationError, ToolError, tool
 
 __all__ = [
+    "BadInput",
     "Component",
     "Grade",
     "GrammarError",
