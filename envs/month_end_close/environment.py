@@ -12,8 +12,7 @@ from envs.month_end_close.conventions import Company
 from envs.month_end_close.kinds import KINDS
 from envs.month_end_close.plan import Plan, make_plan
 from envs.month_end_close.sessions import Opened, SessionPool
-from frontier_tune.contracts import BadInput
-from frontier_tune.sdk import Grade, Limits, Message, Task, WorkflowEnv
+from frontier_tune.sdk import BadInput, Grade, Limits, Message, Task, WorkflowEnv
 from frontier_tune.sdk.env import Split
 from frontier_tune.sdk.workbook.compare import Answered, Outcome, depends, touched
 from frontier_tune.sdk.workbook.layouts import HELDOUT_FAMILIES, TRAIN_FAMILIES
