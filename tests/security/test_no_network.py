@@ -46,14 +46,17 @@ def test_a_smoke_run_needs_no_network_and_tries_none(tmp_path: Path, root: Path)
     assert (run_dir / "evaluation.json").is_file()
 
 
+TCP = "import socket; socket.socket().connect_ex(('192.0.2.1', 443))"
+
+
 @pytest.mark.parametrize(
     "code",
     [
         "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('192.0.2.1', 80))",
-        "import socket; socket.socket().connect_ex(('192.0.2.1', 443))",
+        TCP,
         "import socket; socket.socket(socket.AF_INET6).connect_ex(('2001:db8::1', 443))",
         "import socket; socket.getaddrinfo('frontier-tune.invalid', 443)",
-        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import socket; socket.socket().connect((\"192.0.2.1\", 1))'])",
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {TCP!r}])",
     ],
 )
 def test_an_attempt_is_seen(code: str, tmp_path: Path) -> None:
