@@ -1,8 +1,9 @@
 """Agents without a model that try to score without doing the work. A grader that pays them is broken: every evaluation asks.
 
-- ``no-op`` does nothing until the episode is cut off; ``early submitter`` submits at once.
-- The environment's own (``WorkflowEnv.canary_scripts(task)``): constant filler, input overwriter, golden hunter and the like.
-- ``best blind script``: per task kind the one fixed sequence of actions, taken from the golden programs of training tasks, that
+- ``no_op`` does nothing until the episode is cut off; ``early_submitter`` submits at once.
+- The environment's own (``WorkflowEnv.canary_scripts(task)``): constant filler, input overwriter, golden hunter and the like. One
+  that is named like a canary above takes its place.
+- ``best_blind_script``: per task kind the one fixed sequence of actions, taken from the golden programs of training tasks, that
   succeeds most often on the held-out tasks. It never looks, so it shows what guessing is worth. Not expected to be 0.
 
 They are played through the same EnvironmentPool, under the same limits and grader, as a policy.
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 from frontier_tune.contracts import BadInput, Failure, Task
 from frontier_tune.evaluation.evaluate import EvaluationError, Share
 
-BLIND = "best blind script"
+BLIND = "best_blind_script"
 Script = tuple[str, ...]
 RUNNING = 32  # episodes under way at once
 
@@ -109,15 +110,15 @@ def run_canaries(
     if not heldout:
         raise BadInput("canaries: the held-out task set is empty")
     scores = CanaryScores()
-    golden = _scripts(pool, train[:sample])
-    plans: dict[str, list[tuple[Task, Script]]] = {"no-op": [(t, ()) for t in heldout]}
-    endings = {script[-1] for script in golden}
-    if len(endings) == 1:  # else the ending call carries an answer, and the environment must bring its own early submitter
-        ending = endings.pop()
-        plans["early submitter"] = [(t, (ending,)) for t in heldout]
+    plans: dict[str, list[tuple[Task, Script]]] = {}
     for task, scripts in zip(heldout, _ask(pool, "canaries", "scripts", heldout), strict=True):
         for name, calls in (scripts or {}).items():
             plans.setdefault(name, []).append((task, tuple(calls)))
+    plans.setdefault("no_op", [(t, ()) for t in heldout])
+    endings = {script[-1] for script in _scripts(pool, train[:sample])}
+    if len(endings) == 1:  # else the ending call carries an answer, and the environment must bring its own early submitter
+        ending = endings.pop()
+        plans.setdefault("early_submitter", [(t, (ending,)) for t in heldout])
     for name, plan in plans.items():
         _tally(scores, name, plan, play_scripts(pool, plan, max_turns=max_turns))
     _blind(scores, pool, heldout, train, max_turns=max_turns, candidates=candidates, sample=sample)

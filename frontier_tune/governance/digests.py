@@ -36,7 +36,8 @@ def irregular(path: Path) -> str | None:
 def tree(directory: Path, *, code: bool = False) -> dict[str, str]:
     """Digest of every file below ``directory`` by relative path; ``code`` leaves out what running Python code leaves behind.
 
-    Raises BadInput for a missing directory, and for anything in it that is no plain file.
+    A link to a file counts as that file (a hub's cache is made of such links). Raises BadInput for a missing directory, and
+    for anything in it that is no file: a link to a directory, a broken link, a pipe.
     """
     if not directory.is_dir():
         raise BadInput(f"{directory}: no such directory")
@@ -45,8 +46,8 @@ def tree(directory: Path, *, code: bool = False) -> dict[str, str]:
         relative = path.relative_to(directory)
         if code and (_BUILT & set(relative.parts) or path.suffix == ".pyc"):
             continue
-        if odd := irregular(path):
-            raise BadInput(f"{path}: {odd} can't be recorded; put the file itself there")
+        if not path.is_file():
+            raise BadInput(f"{path}: {irregular(path)} can't be recorded; put the files themselves there")
         files[relative.as_posix()] = file_digest(path)
     return files
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import BadInput, canonical_json, content_hash
-from frontier_tune.governance.datasheet import DataSheet
+from frontier_tune.governance.datasheet import DataSheet, load
 from frontier_tune.governance.digests import file_digest, irregular, tree, tree_digest, walk
 
 FILE = "record.json"
@@ -47,7 +47,9 @@ PACKAGES = (
 class Inputs:
     """What goes into a run. Directories are digested file by file; ``environment`` without compiled leftovers.
 
-    ``rewards`` may be absent (no rubric beside the environment's own); ``workspace`` is where the git commit is asked.
+    ``rewards`` may be absent (no rubric beside the environment's own). ``workspace`` is where the git commit is asked, and where
+    ``requirements/*.lock`` are the lock files if none is given. Data sheets are those that come with the base, in
+    ``datasheets/``, where none are given.
     """
 
     recipe: Mapping[str, Any]
@@ -59,7 +61,7 @@ class Inputs:
     device: Mapping[str, Any]
     workspace: Path
     rewards: Path | None = None
-    lock_file: Path | None = None
+    lock_files: Sequence[Path] = ()
     datasheets: Sequence[DataSheet] = ()
     base_license: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -105,15 +107,21 @@ def build(run_dir: Path, inputs: Inputs, *, started: float, finished: float) -> 
 
 def _dependencies(inputs: Inputs) -> list[dict[str, Any]]:
     base = _directory("base", inputs.base, inputs.base_name)
-    base["annotations"]["datasheets"] = [sheet.to_json() for sheet in inputs.datasheets]
+    sheets, refused = list(inputs.datasheets), []
+    for path in sorted((inputs.base / "datasheets").glob("*")) if not sheets else []:
+        try:
+            sheets.append(load(path))
+        except BadInput as e:  # recorded as refused: a run that is done must not lose its record over it
+            refused.append(str(e).replace(str(path), path.name))
+    base["annotations"] |= {"datasheets": [sheet.to_json() for sheet in sheets], "datasheets_refused": refused}
     if inputs.base_license:
         base["annotations"]["license"] = inputs.base_license
     found = [base, _directory("environment", inputs.environment, inputs.environment_name, code=True)]
     if inputs.rewards and inputs.rewards.is_dir():
         found.append(_directory("rewards", inputs.rewards, inputs.rewards.name, code=True))
     found.append({"name": "recipe", "digest": {"sha256": content_hash(dict(inputs.recipe))}})
-    if inputs.lock_file:
-        found.append({"name": "lock file", "uri": inputs.lock_file.name, "digest": {"sha256": file_digest(inputs.lock_file)}})
+    for path in inputs.lock_files or sorted((inputs.workspace / "requirements").glob("*.lock")):
+        found.append({"name": f"lock file {path.name}", "digest": {"sha256": file_digest(path)}})
     commit = git_commit(inputs.workspace)
     if commit:
         found.append({"name": "code", "digest": {"gitCommit": commit[0]}, "annotations": {"dirty": commit[1]}})

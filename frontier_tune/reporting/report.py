@@ -128,6 +128,8 @@ def limits(run: Contents) -> list[str]:
         "Real work may differ in ways that the generator does not know.",
         "The intervals cover the draw of tasks, not that of training: one run is one seed. Another seed gives another adapter.",
     ]
+    if run.record is not None:
+        found += _undocumented(run.record)
     e = run.evaluation
     if e is None:
         return [*found, "Nothing was evaluated on held-out tasks: the curves are of training tasks."]
@@ -146,6 +148,18 @@ def limits(run: Contents) -> list[str]:
     if not e.get("canaries"):
         found.append("No canary agents were run: that the grader can't be gamed was not checked in this run.")
     return found
+
+
+def _undocumented(record: Mapping[str, Any]) -> list[str]:
+    """What the record does not know about the base's own training."""
+    base: Mapping[str, Any] = next((d for d in _resolved(record) if d.get("name") == "base"), {})
+    notes = base.get("annotations", {})
+    told = [f"A data sheet of the base was refused: {why}" for why in notes.get("datasheets_refused", [])]
+    return (
+        told
+        if notes.get("datasheets")
+        else [*told, "The base came without valid data sheets: what it was trained on is not recorded."]
+    )
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -188,7 +202,7 @@ def render(run: Contents, curve: Figure | None) -> str:
         rule=episodes.RULE,
         limits=limits(run),
         totals=_totals(run),
-        dependencies=_dependencies(run.record),
+        dependencies=_dependencies(run.record or {}),
     )
 
 
@@ -202,12 +216,10 @@ def _totals(run: Contents) -> dict[str, Any]:
     return {**counted, **((run.evaluation or {}).get("train") or {})}
 
 
-def _dependencies(record: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+def _dependencies(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(name, digest, note) of what went into the run."""
-    if not record:
-        return []
     found = []
-    for d in record.get("predicate", {}).get("buildDefinition", {}).get("resolvedDependencies", []):
+    for d in _resolved(record):
         digest = next(iter(d.get("digest", {}).values()), "")
         notes = d.get("annotations", {})
         note = ", ".join(
@@ -215,6 +227,10 @@ def _dependencies(record: Mapping[str, Any] | None) -> list[tuple[str, str, str]
         )
         found.append((d["name"], digest, note))
     return found
+
+
+def _resolved(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list(record.get("predicate", {}).get("buildDefinition", {}).get("resolvedDependencies", []))
 
 
 def write(run_dir: Path) -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from frontier_tune.contracts import BadInput, GateFailed
+from frontier_tune.contracts import BadInput, GateFailed, content_hash
 from frontier_tune.experts import canonical
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["peft", "merged"]
 ADAPTER_FILES = (canonical.CONFIG, canonical.WEIGHTS)
+PROVENANCE = "frontier_tune.json"  # beside an adapter that left its run: the base it belongs to, by name and digest
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 # What a served copy needs beside its weights; copied from the base byte for byte.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "chat_template*")
@@ -64,7 +65,7 @@ def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None
     with _whole(out) as work:
         gap = None
         if layout == "peft":
-            for name in ADAPTER_FILES:
+            for name in (*ADAPTER_FILES, *([PROVENANCE] if (adapter / PROVENANCE).is_file() else [])):
                 shutil.copyfile(adapter / name, work / name)
                 if _digest(work / name) != _digest(adapter / name):
                     raise GateFailed(f"export: the copy of {name} differs from the original; the disk is not to be trusted")
@@ -109,7 +110,7 @@ def _check_recorded(adapter: Path, record: Mapping[str, Any] | None) -> None:
 
 
 def _check_base(adapter: Path, config: Mapping[str, Any], base_dir: Path, record: Mapping[str, Any] | None) -> None:
-    """The base is the one that the record lists, file by file; without a record its name; and every tensor fits."""
+    """The base is the one that the record lists, file by file, or else the provenance file, or else PEFT's; every tensor fits."""
     from transformers import AutoConfig
 
     if not (base_dir / "config.json").is_file():
@@ -126,6 +127,12 @@ def _check_base(adapter: Path, config: Mapping[str, Any], base_dir: Path, record
                     f"{base_dir}: is not the base of this adapter: {name} is not the file that record.json lists "
                     f"for base '{base.get('uri')}'"
                 )
+    elif (adapter / PROVENANCE).is_file():
+        said = json.loads((adapter / PROVENANCE).read_text())
+        if said["base_sha256"] != _tree_digest(base_dir):
+            raise BadInput(
+                f"{adapter}: was trained on base '{said['base']}' (SHA-256 {said['base_sha256'][:12]}), {base_dir} is another"
+            )
     elif (named := config.get("base_model_name_or_path")) and Path(str(named)).name != base_dir.resolve().name:
         raise BadInput(f"{adapter}: was trained on base '{named}', not on '{base_dir}'; name that base")
     try:
@@ -178,6 +185,11 @@ def _log_probabilities(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 def _digest(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _tree_digest(directory: Path) -> str:
+    """As governance digests a tree: of its path-to-digest mapping."""
+    return content_hash({p.relative_to(directory).as_posix(): _digest(p) for p in directory.rglob("*") if p.is_file()})
 
 
 @contextmanager

@@ -61,7 +61,7 @@ ENVIRONMENT = dedent('''
             return [f"say {self.right(task)}", "submit"]
 
         def canary_scripts(self, task):
-            return {"constant filler": ["say 0", "submit"], "never submits": [f"say {self.right(task)}"]}
+            return {"constant_filler": ["say 0", "submit"], "never submits": [f"say {self.right(task)}"]}
 ''')
 
 
@@ -82,22 +82,22 @@ def pool(workspace: Path) -> Iterator[EnvironmentPool]:
 def test_a_sound_grader_pays_no_canary_but_shows_what_guessing_is_worth(pool: EnvironmentPool) -> None:
     scores = run_canaries(pool, pool.tasks("heldout", 40, 0), pool.tasks("train", 40, 0), max_turns=4)
     assert scores.to_json() == {
-        "no-op": 0.0,
-        "early submitter": 0.0,
-        "constant filler": 0.0,
+        "no_op": 0.0,
+        "early_submitter": 0.0,
+        "constant_filler": 0.0,
         "never submits": 0.0,
         BLIND: 10 / 40,
     }
     assert scores.by_kind[BLIND]["half"].success == 0.5 and scores.by_kind[BLIND]["sum"].success == 0.0
     assert scores.scripts["half"] == ("say 7", "submit")
-    assert scores.details()["canaries_by_kind"]["no-op"]["sum"]["n"] == 20
+    assert scores.details()["canaries_by_kind"]["no_op"]["sum"]["n"] == 20
 
 
 def test_a_grader_that_pays_for_nothing_is_found_out(workspace: Path) -> None:
     with EnvironmentPool("canary_sums", workspace, {"broken": True}) as pool:
         scores = run_canaries(pool, pool.tasks("heldout", 8, 0), pool.tasks("train", 8, 0), max_turns=4)
-    assert scores.to_json()["early submitter"] == 1.0
-    assert scores.to_json()["no-op"] == 0.0, "an episode that is cut off is never a success"
+    assert scores.to_json()["early_submitter"] == 1.0
+    assert scores.to_json()["no_op"] == 0.0, "an episode that is cut off is never a success"
 
 
 def test_the_golden_program_passes_so_that_zeros_mean_something(pool: EnvironmentPool) -> None:
@@ -118,5 +118,5 @@ def test_an_ungradable_canary_and_an_empty_set_are_loud(pool: EnvironmentPool, m
     monkeypatch.setattr(
         "frontier_tune.evaluation.canaries.play_scripts", lambda pool, plan, max_turns: [Failure("x", "environment")] * len(plan)
     )
-    with pytest.raises(EvaluationError, match="'no-op' was never graded"):
+    with pytest.raises(EvaluationError, match="'no_op'|'constant_filler' was never graded"):
         run_canaries(pool, tasks, tasks, max_turns=4)

@@ -109,7 +109,7 @@ def made() -> dict[str, Any]:
         base_sampled=scores({0, 1}, sampled=True),
         general_before=scores({1, 2, 3}),
         general_after=scores({1, 2}),
-        canaries={"no-op": 0.0},
+        canaries={"no_op": 0.0},
         train={"seconds": 9.0, "steps": 2, "tokens_sampled": 100},
         extra={"seed": 3},
     )
@@ -124,7 +124,7 @@ def test_evaluation_json_has_the_form_that_others_read(tmp_path: Path) -> None:
     assert data["base"]["success"] == pytest.approx(1 / 12) and data["base"]["success_sampled"] == pytest.approx(2 / 12)
     assert data["tuned"]["success_sampled"] is None
     assert data["general_before"] == pytest.approx(3 / 12) and data["general_after"] == pytest.approx(2 / 12)
-    assert data["canaries"] == {"no-op": 0.0}
+    assert data["canaries"] == {"no_op": 0.0}
     assert data["train"] == {"seconds": 9.0, "steps": 2, "tokens_sampled": 100}
     assert data["paired"]["gained"] == 10
     assert summary.read(tmp_path) == data
@@ -132,7 +132,7 @@ def test_evaluation_json_has_the_form_that_others_read(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_that_is_not_whole_is_refused(tmp_path: Path) -> None:
-    for spoil in ({"base": {}}, {"canaries": {"no-op": 1.5}}, {"train": {"steps": 1}}):
+    for spoil in ({"base": {}}, {"canaries": {"no_op": 1.5}}, {"train": {"steps": 1}}):
         with pytest.raises(ValueError, match=next(iter(spoil))):
             summary.write(tmp_path, {**made(), **spoil})
     with pytest.raises(ValueError, match="may not replace"):
@@ -147,7 +147,7 @@ def test_an_evaluation_that_is_not_whole_is_refused(tmp_path: Path) -> None:
 def test_table_says_what_was_found() -> None:
     text = table(made())
     assert "look-ups" in text and "8.3 % [1, 35]" in text and "91.7 %" in text
-    assert "+83.3 points" in text and "10 tasks gained, 0 lost of 12" in text and "no-op 0.0 %" in text
+    assert "+83.3 points" in text and "10 tasks gained, 0 lost of 12" in text and "no_op 0.0 %" in text
     alone = table(summary.summarize(scores({0}), None))
     assert "–" in alone and "points" not in alone
 

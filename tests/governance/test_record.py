@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -69,7 +70,7 @@ def inputs(tmp_path: Path) -> record.Inputs:
         environment=workspace / "envs/sums",
         environment_name="envs/sums",
         rewards=workspace / "rewards",
-        lock_file=workspace / "cpu.lock",
+        lock_files=[workspace / "cpu.lock"],
         workspace=workspace,
         seeds={"run": 3, "company": 7},
         device={"kind": "cpu", "threads": 2},
@@ -199,3 +200,26 @@ def test_what_cannot_be_recorded_is_refused(run: Path, inputs: record.Inputs) ->
     shutil.rmtree(run / "adapter")
     with pytest.raises(BadInput, match="no adapter/ to record"):
         build(run, inputs)
+
+
+def test_data_sheets_and_lock_files_are_found_where_they_lie(run: Path, inputs: record.Inputs) -> None:
+    write(inputs.base / "datasheets/good.json", json.dumps(SHEET))
+    write(inputs.base / "datasheets/bad.json", json.dumps({**SHEET, "license": "unknown"}))
+    write(inputs.workspace / "requirements/cpu.lock", "torch==2.13.0")
+    made = build(run, dataclasses.replace(inputs, datasheets=(), lock_files=()))
+    notes = part(made, "base")["annotations"]
+    assert [s["title"] for s in notes["datasheets"]] == [SHEET["title"]]
+    assert len(notes["datasheets_refused"]) == 1 and "bad.json: license: 'unknown'" in notes["datasheets_refused"][0]
+    assert part(made, "lock file cpu.lock")["digest"]["sha256"]
+
+
+def test_a_base_of_links_is_recorded_by_what_they_point_to(run: Path, inputs: record.Inputs, tmp_path: Path) -> None:
+    plain = part(build(run, inputs), "base")["digest"]
+    cache = tmp_path / "snapshot"
+    cache.mkdir()
+    for path in inputs.base.iterdir():
+        os.symlink(path, cache / path.name)
+    assert part(build(run, dataclasses.replace(inputs, base=cache)), "base")["digest"] == plain
+    os.symlink(tmp_path / "nowhere", cache / "broken")
+    with pytest.raises(BadInput, match="broken: a symbolic link"):
+        build(run, dataclasses.replace(inputs, base=cache))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from frontier_tune.contracts import BadInput, GateFailed
+from frontier_tune.governance.digests import tree, tree_digest
 from frontier_tune.serving import export as serving
 from frontier_tune.serving.export import export
 
@@ -132,6 +134,16 @@ def test_the_record_decides_which_base_and_which_adapter(base: Path, tmp_path: P
     save_file({k: t * 2 for k, t in tensors.items()}, made / "adapter_model.safetensors")
     with pytest.raises(BadInput, match=r"not the file that record\.json lists"):
         export(run, "peft", tmp_path / "out", base)
+
+
+def test_an_adapter_away_from_its_run_carries_the_digest_of_its_base(base: Path, adapter: Path, tmp_path: Path) -> None:
+    carried = tmp_path / "carried"
+    shutil.copytree(adapter, carried)
+    (carried / "frontier_tune.json").write_text(json.dumps({"base": "tiny", "base_sha256": tree_digest(tree(base))}))
+    done = export(carried, "peft", tmp_path / "good", base)
+    assert "frontier_tune.json" in done.files
+    with pytest.raises(BadInput, match="is another"):
+        export(carried, "peft", tmp_path / "out", make_base(tmp_path / "elsewhere/tiny", seed=5))
 
 
 def test_bad_requests(base: Path, adapter: Path, tmp_path: Path) -> None:
