@@ -84,7 +84,7 @@ def collate(members: Sequence[Sample], device: torch.device, share: bool) -> Bat
         temperature = tensor([np.full(n, s.temperature) for s, n in zip(members, count, strict=True)], torch.float32)
     return Batch(
         packed,
-        tensor([packed.rows(i, s.target - 1) for i, s in enumerate(members)], torch.long),
+        tensor([packed.rows[i][s.target - 1] for i, s in enumerate(members)], torch.long),
         tensor([np.asarray(s.tokens)[s.target] for s in members], torch.long),
         tensor([s.logprob for s in members], torch.float32),
         tensor([np.full(n, s.advantage) for s, n in zip(members, count, strict=True)], torch.float32),

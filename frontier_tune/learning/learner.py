@@ -239,8 +239,7 @@ class Learner:
             for chosen in plan([sequences[i] for i in wanted], None, self.recipe.learner.tokens_per_microbatch):
                 parts = [list(sequences[wanted[i]]) for i in chosen]
                 packed = pack(parts, None, self.device)
-                positions = [torch.arange(len(p) - 1).numpy() for p in parts]
-                rows = torch.cat([torch.from_numpy(packed.rows(i, at)) for i, at in enumerate(positions)]).to(self.device)
+                rows = torch.cat([torch.from_numpy(r[:-1]) for r in packed.rows]).to(self.device)
                 targets = torch.tensor([t for p in parts for t in p[1:]], device=self.device)
                 values = self.policy.logprobs(packed, rows, targets)[0].tolist()
                 for i, p in zip(chosen, parts, strict=True):

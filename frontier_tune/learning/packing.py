@@ -1,11 +1,12 @@
-"""Sequences as flat rows without padding, with the prefix that a group's members share held once.
+"""Sequences as flat rows without padding, with the prefixes that members of a group share held once.
 
 In causal attention the state of a token depends on the tokens before it alone. Members of a GRPO group begin with the same
-prompt, so its rows (and everything computed on them) are the same for all of them: they are computed once, and the members'
-gradients meet there by addition. This is exact, not an approximation, and saves about the share of tokens that prompts are.
+prompt, and often go on with the same first actions: the rows of what they share (and everything computed on them) are the same
+for all of them, so they are computed once, and the members' gradients meet there by addition. This is exact, not an
+approximation, and saves about the share of tokens that prompts are.
 
-A pack consists of *segments*: a prefix, or the rest of one member after it. Every segment attends causally to itself, and the
-rests of a group, which lie one after another, attend in full to their prefix.
+A group is laid out as a trie in depth-first order. Each node is a *segment* of rows that attends causally to itself; the rows
+of all nodes below it follow it directly and attend to it in full.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# A branch below a group's common prefix gets its own node where that saves at least so many rows: each costs one more
+# attention call.
+_MIN_SAVED_ROWS = 16
 # Segments of one attention call are padded to the longest: a shorter one goes to the next call.
 _MIN_FILL = 0.8
 
@@ -36,21 +40,16 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Packed:
-    """``tokens_T`` and ``positions_T`` [T] are the rows; ``cross`` are (suffix rows, prefix rows) that attend in full.
+    """``tokens_T`` and ``positions_T`` [T] are the rows; ``cross`` are (rows below a node, rows of the node) that attend in full.
 
-    ``spans[i]``: (start, length) of sequence i's prefix, and the start of its rest.
+    ``rows[i]``: the row of every token of sequence i.
     """
 
     tokens_T: Tensor
     positions_T: Tensor
     buckets: list[Bucket]
     cross: list[tuple[slice, slice]]
-    spans: list[tuple[int, int, int]]
-
-    def rows(self, sequence: int, positions: np.ndarray) -> np.ndarray:
-        """Rows at which ``positions`` of a sequence lie."""
-        start, length, rest = self.spans[sequence]
-        return np.where(positions < length, start + positions, rest + positions - length)
+    rows: list[np.ndarray]
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
@@ -95,39 +94,58 @@ def plan(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None, budge
 
 
 def pack(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None = None, device: torch.device | str = "cpu") -> Packed:
-    """Lay sequences out as rows. Sequences of one group share the rows of their common prefix. None may be empty."""
+    """Lay sequences out as rows. Sequences of one group share the rows of their common prefixes. None may be empty."""
     if any(len(s) == 0 for s in sequences):
         raise ValueError("an empty sequence can't be packed")
-    tokens: list[np.ndarray] = []
-    positions: list[np.ndarray] = []
-    segments: list[tuple[int, int]] = []
-    cross: list[tuple[slice, slice]] = []
-    spans: list[tuple[int, int, int]] = [(0, 0, 0)] * len(sequences)
-    total = 0
-
-    def add(ids: Sequence[int], first: int) -> int:
-        nonlocal total
-        start = total
-        if len(ids):
-            tokens.append(np.asarray(ids, dtype=np.int64))
-            positions.append(np.arange(first, first + len(ids)))
-            segments.append((start, len(ids)))
-            total += len(ids)
-        return start
-
+    layout = _Layout(sequences)
     for unit in _units(sequences, groups):
-        prefix = common_prefix([sequences[i] for i in unit])
-        start = add(sequences[unit[0]][:prefix], 0)
-        rest = total
-        for i in unit:
-            spans[i] = (start, prefix, add(sequences[i][prefix:], prefix))
-        if prefix and total > rest:
-            cross.append((slice(rest, total), slice(start, start + prefix)))
+        layout.node(unit, 0)
 
     def tensor(values: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(values)).to(device)
 
-    return Packed(tensor(tokens), tensor(positions), [b for b in _buckets(segments, device)], cross, spans)
+    rows = [np.concatenate(parts) for parts in layout.rows]
+    return Packed(tensor(layout.tokens), tensor(layout.positions), _buckets(layout.segments, device), layout.cross, rows)
+
+
+class _Layout:
+    """Rows as they are laid out, node by node."""
+
+    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
+        self.sequences = sequences
+        self.total = 0
+        self.tokens: list[np.ndarray] = []
+        self.positions: list[np.ndarray] = []
+        self.segments: list[tuple[int, int]] = []
+        self.cross: list[tuple[slice, slice]] = []
+        self.rows: list[list[np.ndarray]] = [[] for _ in sequences]
+
+    def node(self, members: list[int], first: int) -> None:
+        """Lay out what ``members`` share from position ``first``, then what they don't."""
+        end = common_prefix([self.sequences[i] for i in members])
+        start = self._segment(members, first, end)
+        below = self.total
+        branches: dict[int, list[int]] = {}
+        for i in members:
+            if len(self.sequences[i]) > end:
+                branches.setdefault(self.sequences[i][end], []).append(i)
+        for branch in branches.values():
+            saved = (common_prefix([self.sequences[i] for i in branch]) - end) * (len(branch) - 1)
+            for part in [branch] if saved >= _MIN_SAVED_ROWS else [[i] for i in branch]:
+                self.node(part, end)
+        if below > start and self.total > below:
+            self.cross.append((slice(below, self.total), slice(start, below)))
+
+    def _segment(self, members: list[int], first: int, end: int) -> int:
+        start, count = self.total, end - first
+        if count:
+            self.tokens.append(np.asarray(self.sequences[members[0]][first:end], dtype=np.int64))
+            self.positions.append(np.arange(first, end))
+            self.segments.append((start, count))
+            self.total += count
+            for i in members:
+                self.rows[i].append(np.arange(start, self.total))
+        return start
 
 
 def _buckets(segments: list[tuple[int, int]], device: torch.device | str) -> list[Bucket]:
