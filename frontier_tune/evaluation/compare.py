@@ -29,7 +29,10 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         b, t = base["by_kind"].get(kind), (tuned or {"by_kind": {}})["by_kind"].get(kind)
         lines.append((kind, _cell(b), _cell(t), str((t or b or {}).get("n", ""))))
     lines.append(("all tasks, greedy", _cell(base), _cell(tuned), str((tuned or base)["n"])))
-    lines.append(("all tasks, sampled", percent(base["success_sampled"]), percent((tuned or {}).get("success_sampled")), ""))
+    n_sampled = str((tuned or base).get("n_sampled") or "")
+    lines.append(
+        ("sampled at temperature 1", percent(base["success_sampled"]), percent((tuned or {}).get("success_sampled")), n_sampled)
+    )
     lines.append(("reward", f"{base['reward']:.3f}", f"{tuned['reward']:.3f}" if tuned else "–", ""))
     general = summary.get("general") or {}
     n = (general.get("before") or general.get("after") or {}).get("n", "")

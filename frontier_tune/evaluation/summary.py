@@ -22,6 +22,7 @@ def side(greedy: Scores, sampled: Scores | None) -> dict[str, Any]:
     data = greedy.to_json()
     data["success_sampled"] = sampled.success if sampled else None
     data["success_sampled_ci95"] = list(sampled.ci95) if sampled else None
+    data["n_sampled"] = sampled.n if sampled else 0
     return data
 
 

@@ -122,7 +122,8 @@ def test_evaluation_json_has_the_form_that_others_read(tmp_path: Path) -> None:
         assert {"success", "success_sampled", "reward", "n", "ci95", "by_kind"} <= set(data[name])
         assert set(data[name]["by_kind"]["sums"]) == {"success", "n", "ci95"}
     assert data["base"]["success"] == pytest.approx(1 / 12) and data["base"]["success_sampled"] == pytest.approx(2 / 12)
-    assert data["tuned"]["success_sampled"] is None
+    assert data["base"]["n_sampled"] == 12
+    assert data["tuned"]["success_sampled"] is None and data["tuned"]["n_sampled"] == 0
     assert data["general_before"] == pytest.approx(3 / 12) and data["general_after"] == pytest.approx(2 / 12)
     assert data["canaries"] == {"no_op": 0.0}
     assert data["train"] == {"seconds": 9.0, "steps": 2, "tokens_sampled": 100}

@@ -76,7 +76,7 @@ def test_headline_tables_and_examples(finished: Path, finished_page: str) -> Non
     assert f"{e['paired']['gained']} gained" in text and "McNemar" in text
     for kind, share in e["tuned"]["by_kind"].items():
         assert kind in text and f"{100 * share['success']:.1f} %" in text
-    assert "best_blind_script" in text and "11.0 %" in text
+    assert "<td>best blind script</td>" in text and "11.0 %" in text
     assert (
         text.count("solved only when tuned") == 4
         and text.count("solved only by the base") == 1
