@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,14 +80,14 @@ class LearnerActor:
     def update(self, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> Mapping[str, float]:
         return self._learner.update(trajectories, advantages)
 
-    def score(self, sequences: Sequence[Sequence[int]], canary: bool = False) -> list[list[float]]:
-        with self._learner.canary() if canary else nullcontext():
-            return self._learner.score(sequences)
+    def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]:
+        return self._learner.score(sequences, adapter_dir)
 
     def write_canary(self, directory: str, dtype: str) -> Mapping[str, str]:
-        with self._learner.canary():
-            self._learner.save_adapter(directory)
-            return self._learner.digests(dtype)
+        from frontier_tune.orchestration import canary
+
+        self._learner.save_adapter(directory)
+        return canary.overwrite(Path(directory), self._learner.policy.config, dtype)
 
     def save_adapter(self, directory: str) -> None:
         self._learner.save_adapter(directory)
@@ -114,29 +113,40 @@ class EpisodeActor:
         from frontier_tune.orchestration.preflight import make_renderer
 
         self._recipe, self._root, self._environments, self._log = recipe, root, environments, log
-        self._renderer = make_renderer(Path(base_dir))
+        self._make_renderer = lambda tools: make_renderer(Path(base_dir), tools)
         self._sampler = Handle(sampler, log)
-        self._pools: dict[str, Any] = {}
+        self._open: dict[str, tuple[Any, Any]] = {}
         self._done = 0
-        self._pool("workflow")
+        self._environment("workflow")
 
-    def _pool(self, name: str) -> Any:
+    def _environment(self, name: str) -> tuple[Any, Any]:
+        """The pool and the renderer of an environment, started at its first use."""
         from frontier_tune.sandbox.pool import EnvironmentPool
 
-        if name not in self._pools:
+        if name not in self._open:
             path, options = self._environments[name]
             env = self._recipe.environment
-            self._pools[name] = EnvironmentPool(path, self._root, options, env.workers, env.step_timeout_s, log=self._log)
-        return self._pools[name]
+            pool = EnvironmentPool(path, self._root, options, env.workers, env.step_timeout_s, log=self._log)
+            self._open[name] = pool, self._make_renderer(pool.description["schemas"])
+        return self._open[name]
 
     def play(self, specs: Sequence[EpisodeSpec], where: str = "workflow") -> list[Trajectory]:
-        from frontier_tune.episodes.play import Limits, play
+        from frontier_tune.episodes import play
 
-        env = self._recipe.environment
-        limits = Limits(env.max_turns, env.max_tokens_per_turn, self._recipe.sampler.max_model_len)
+        pool, renderer = self._environment(where)
+        env, sampler = self._recipe.environment, self._recipe.sampler
         played = []
         self._done = 0
-        for trajectory in play(specs, self._pool(where), self._renderer, self._sampler, limits):
+        for trajectory in play(
+            specs,
+            pool,
+            renderer,
+            self._sampler,
+            max_turns=env.max_turns,
+            max_tokens_per_turn=env.max_tokens_per_turn,
+            max_model_len=sampler.max_model_len,
+            concurrency=sampler.max_sequences,
+        ):
             played.append(trajectory)
             self._done = len(played)
         return played
@@ -148,10 +158,10 @@ class EpisodeActor:
     def canaries(self, heldout: Sequence[Task], train: Sequence[Task]) -> CanaryScores:
         from frontier_tune.evaluation.canaries import run_canaries
 
-        return run_canaries(self._pool("workflow"), heldout, train, max_turns=self._recipe.environment.max_turns)
+        return run_canaries(self._environment("workflow")[0], heldout, train, max_turns=self._recipe.environment.max_turns)
 
     def close(self) -> None:
-        for pool in self._pools.values():
+        for pool, _ in self._open.values():
             pool.close()
 
 

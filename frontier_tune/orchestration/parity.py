@@ -35,7 +35,7 @@ CANARY_VERSIONS = 1_000_000_000  # canaries take versions out of the way of the 
 class LearnerSide(Protocol):
     def digests(self, dtype: str) -> Mapping[str, str]: ...
 
-    def score(self, sequences: Sequence[Sequence[int]], canary: bool = False) -> list[list[float]]: ...
+    def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]: ...
 
     def write_canary(self, directory: str, dtype: str) -> Mapping[str, str]: ...
 
@@ -107,11 +107,11 @@ class ParityGate:
             what = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in faults.items() if names)
             raise GateFailed(f"parity: what the sampler holds as version {version} is not the learner's adapter of {len(learned)} tensors: {what}")
 
-    def _gap(self, version: int, canary: bool = False) -> tuple[float, list[list[float]]]:
+    def _gap(self, version: int, adapter_dir: str | None = None) -> tuple[float, list[list[float]]]:
         """Mean |sampler - learner| over scored or over continued tokens, whichever is worse; and the learner's scores of the probes."""
         completions = self._continue(version)
         scored = self.sampler.score(self.probes, version)
-        learned = self.learner.score([[*p, *c.tokens] for p, c in zip(self.probes, completions, strict=True)], canary)
+        learned = self.learner.score([[*p, *c.tokens] for p, c in zip(self.probes, completions, strict=True)], adapter_dir)
         on_probe, on_continued = [], []
         for probe, completion, ours, theirs in zip(self.probes, completions, scored, learned, strict=True):
             n = len(probe) - 1
@@ -138,7 +138,7 @@ class ParityGate:
         digests = self.learner.write_canary(directory, self.dtype)
         self.sampler.sync(directory, CANARY_VERSIONS + version)
         self._same_tensors(CANARY_VERSIONS + version, digests)
-        return digests, self._gap(CANARY_VERSIONS + version, canary=True)
+        return digests, self._gap(CANARY_VERSIONS + version, directory)
 
     def _judge_canary(self, found: tuple[float, list[list[float]]], base: Sequence[Sequence[float]], names: Mapping[str, str]) -> float:
         gap, moved = found

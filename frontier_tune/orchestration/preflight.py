@@ -97,16 +97,17 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
         train = _tasks(pool, "train", env.train_tasks, recipe.seed)
         heldout = _tasks(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
         check_disjoint(train, heldout)
+        renderer = make_renderer(base, pool.description["schemas"])
         begun = [_begin(pool, task) for task in [*train[:TRIED], *heldout[:TRIED]]]
     general = _general(recipe, root)
-    openings = _rendered(recipe, base, begun)
+    openings = _rendered(recipe, renderer, begun)
     plan = plans.make(recipe, config, root, recipe_file.stem)
     directory = Path(recipe.run.directory) if recipe.run.directory else root / "runs"
     plans.require_resources(plan, directory)
     return Ready(recipe, recipe_file.stem, root, base, config, plan, train, heldout, general, openings)
 
 
-def make_renderer(base: Path) -> Any:
+def make_renderer(base: Path, tools: Sequence[dict[str, Any]]) -> Any:
     """The renderer that fits the base's tokenizer. Raises BadInput where the base has none that can be loaded."""
     from transformers import AutoTokenizer
 
@@ -116,7 +117,7 @@ def make_renderer(base: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise BadInput(f"{base}: its tokenizer can't be loaded: {str(e).splitlines()[0]}") from None
-    return renderer_for(tokenizer)
+    return renderer_for(tokenizer, tools)
 
 
 def _tasks(pool: Any, split: str, n: int, seed: int) -> list[Task]:
@@ -155,10 +156,9 @@ def _check_lengths(recipe: Recipe, config: Any) -> None:
         raise BadInput(f"sampler.max_model_len: {recipe.sampler.max_model_len}, but {recipe.base} has {positions} positions; lower it")
 
 
-def _rendered(recipe: Recipe, base: Path, begun: Sequence[Sequence[Message]]) -> list[list[int]]:
+def _rendered(recipe: Recipe, renderer: Any, begun: Sequence[Sequence[Message]]) -> list[list[int]]:
     """Openings as token ids. Raises BadInput where the longest leaves no room for a turn."""
-    renderer = make_renderer(base)
-    openings = [list(renderer.start(messages)) for messages in begun]
+    openings = [list(renderer.begin(messages)) for messages in begun]
     longest = max(map(len, openings))
     room = recipe.sampler.max_model_len - longest
     if room < recipe.environment.max_tokens_per_turn:

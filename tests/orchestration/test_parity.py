@@ -40,8 +40,8 @@ class FakeLearner:
     def digests(self, dtype: str) -> Mapping[str, str]:
         return {k: repr(v) for k, v in self.effective().items()}
 
-    def score(self, sequences: Sequence[Sequence[int]], canary: bool = False) -> list[list[float]]:
-        return [logprobs(self.effective(canary), s) for s in sequences]
+    def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]:
+        return [logprobs(self.files[adapter_dir] if adapter_dir else self.effective(), s) for s in sequences]
 
     def write_canary(self, directory: str, dtype: str) -> Mapping[str, str]:
         self.files[directory] = self.effective(canary=True)

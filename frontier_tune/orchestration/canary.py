@@ -1,0 +1,40 @@
+"""The canary adapter of the parity gate: the policy's files and names, with random tensors of known large norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from frontier_tune.experts import canonical
+
+RELATIVE_NORM = 0.5  # standard deviation of (alpha/r) B A x relative to x
+
+
+def overwrite(directory: Path, base_config: Any, dtype: str, seed: int = 0) -> Mapping[str, str]:
+    """Turn the PEFT adapter in ``directory`` into a canary; return the canonical digests of it at ``dtype``.
+
+    Only the experts' B is random where the adapter has experts (else attention's); all other B are 0, so that what the probe
+    shows is the experts' doing.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    config = canonical.read_config(directory)
+    tensors = load_file(str(directory / canonical.WEIGHTS))
+    names = {key: canonical.canonical_name(key, base_config) or "" for key in tensors}
+    on_experts = any(".experts." in n for n in names.values())
+    rank, scaling = int(config["r"]), canonical.scaling_of(config)
+    generator = torch.Generator().manual_seed(seed)
+    for key, name in names.items():
+        shape, kind = tensors[key].shape, tensors[key].dtype
+        if name.endswith(".A"):
+            bound = 1 / math.sqrt(shape[1])  # as kaiming_uniform_(a=sqrt(5)) of a fresh adapter: Ax has std |x| / sqrt(3)
+            tensors[key] = ((torch.rand(shape, generator=generator) * 2 - 1) * bound).to(kind)
+        elif not on_experts or ".experts." in name:
+            tensors[key] = (torch.randn(shape, generator=generator) * (RELATIVE_NORM * math.sqrt(3 / rank) / scaling)).to(kind)
+        else:
+            tensors[key] = torch.zeros_like(tensors[key])
+    save_file(tensors, str(directory / canonical.WEIGHTS), metadata={"format": "pt"})
+    return canonical.digests(canonical.load(directory, base_config, getattr(torch, dtype)))
