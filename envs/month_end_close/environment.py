@@ -84,10 +84,10 @@ class MonthEndClose(WorkbookTools, WorkflowEnv):
         """Replay the edits on hidden copies and score what they come to there."""
         assert self._live is not None
         answers = frozenset(self._live.copy.cells)
-        last = self.trace[-1].call if self.trace else None
+        last = self.trace[-1] if self.trace else None
         return RUBRIC.score(
             Outcome(
-                submitted=last is not None and last.name == "submit",
+                submitted=last is not None and last.call is not None and last.call.name == "submit" and not last.error,
                 touched=touched(self.session, answers),
                 formulas=[depends(self.session, cell, answers) for cell in self._live.copy.cells],
                 copies=[self._answered(copy) for copy in self.hidden_copies],

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from frontier_tune.sdk.workbook.addresses import parse_range, split_sheet
+from frontier_tune.sdk.workbook.formula_text import Block, area, references
 from frontier_tune.sdk.workbook.session import Cell, WorkbookSession
 
 TOLERANCE = 1e-6
-_STRINGS = re.compile(r'"(?:[^"]|"")*"')
-_END = r"\$?[A-Za-z]{1,3}\$?[0-9]{1,7}"
-_WHOLE = r"\$?[A-Za-z]{1,3}:\$?[A-Za-z]{1,3}|\$?[0-9]{1,7}:\$?[0-9]{1,7}"
-_REFERENCE = re.compile(rf"(?<![\w.$:])(?:('(?:[^']|'')+'|[^\W\d][\w.]*)!)?({_END}(?::{_END})?|{_WHOLE})(?![\w(.!])")
 
 
 @dataclass(frozen=True)
@@ -77,16 +72,9 @@ def depends(session: WorkbookSession, cell: Cell, answers: Collection[Cell]) -> 
     formula = session.book[cell[0]].cell(*cell[1:]).value
     if not isinstance(formula, str) or not formula.startswith("="):
         return False
-    outside_strings = "".join(_STRINGS.split(formula))
-    return any(_refers(m[1], m[2], cell[0], answers) for m in _REFERENCE.finditer(outside_strings))
+    return any(_reaches_out(sheet, block, answers) for sheet, block in references(formula, cell[0]))
 
 
-def _refers(sheet: str | None, block: str, own_sheet: str, answers: Collection[Cell]) -> bool:
-    sheet = split_sheet(sheet + "!")[0] if sheet else own_sheet
-    try:
-        r1, c1, r2, c2 = parse_range(block)
-    except ValueError:
-        return ":" in block  # whole columns or rows
-    if (r2 - r1 + 1) * (c2 - c1 + 1) > len(answers):
-        return True
-    return any((sheet, r, c) not in answers for r in range(r1, r2 + 1) for c in range(c1, c2 + 1))
+def _reaches_out(sheet: str, block: Block, answers: Collection[Cell]) -> bool:
+    r1, c1, r2, c2 = block
+    return area(block) > len(answers) or any((sheet, r, c) not in answers for r in range(r1, r2 + 1) for c in range(c1, c2 + 1))

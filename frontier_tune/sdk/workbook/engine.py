@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.sdk.tools import ToolError
+from frontier_tune.sdk.workbook.formula_text import reason
 
 if TYPE_CHECKING:
     from openpyxl import Workbook
@@ -89,7 +90,7 @@ class Engine:
                     target.set_value(row, column, content)
             self._book.evaluate_all()
         except RuntimeError as e:
-            raise ToolError(_reason(e)) from None
+            raise ToolError(reason(e)) from None
 
     def value(self, sheet: str, row: int, column: int) -> Any:
         """Calculated value: None, bool, float, str, date, datetime or CellError."""
@@ -104,18 +105,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return CellError(ERRORS.get(value.get("kind", ""), "#VALUE!"))
     return value
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    return "formula not understood: " + text.rsplit(": ", 1)[-1] if ": " in text else text
-
-
-def check_formula(formula: str) -> None:
-    """Raise ToolError where ``formula`` does not parse; nothing is changed."""
-    import formualizer
-
-    try:
-        formualizer.parse(formula)
-    except Exception as e:  # the parser's own exception type is not exported under one stable name
-        raise ToolError(_reason(e)) from None

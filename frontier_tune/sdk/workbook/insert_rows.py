@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
 
 _CELL = re.compile(r"(\$?[A-Za-z]{1,3}\$?)([0-9]{1,7})")
+_SHEET_COLON = re.compile(r"(?<=[0-9]):(?='|[^\W\d])")  # a colon between a row number and the next end's sheet
 _ROWS = re.compile(r"(\$?)([0-9]{1,7}):(\$?)([0-9]{1,7})")
 
 
@@ -27,11 +28,17 @@ def shift_row(row: int, at: int, count: int) -> int:
 
 
 def shift_formula(formula: str, own_sheet: str, sheet: str, at: int, count: int) -> str:
-    """``formula``, which stands on ``own_sheet``, after ``count`` rows were inserted before row ``at`` of ``sheet``."""
-    from openpyxl.formula import Tokenizer
-    from openpyxl.formula.tokenizer import Token
+    """``formula``, which stands on ``own_sheet``, after ``count`` rows were inserted before row ``at`` of ``sheet``.
 
-    tokens = Tokenizer(formula).items
+    Raises ValueError where the formula can't be read.
+    """
+    from openpyxl.formula import Tokenizer
+    from openpyxl.formula.tokenizer import Token, TokenizerError
+
+    try:
+        tokens = Tokenizer(formula).items
+    except TokenizerError as e:
+        raise ValueError(f"{formula}: {e}") from None
     parts = [
         _shift_operand(t.value, own_sheet, sheet, at, count) if t.type == Token.OPERAND and t.subtype == Token.RANGE else t.value
         for t in tokens
@@ -40,6 +47,9 @@ def shift_formula(formula: str, own_sheet: str, sheet: str, at: int, count: int)
 
 
 def _shift_operand(text: str, own_sheet: str, sheet: str, at: int, count: int) -> str:
+    if text.count("!") > 1 and ":" in text:  # Sheet!A1:Sheet!B9, each end with its sheet
+        ends = _SHEET_COLON.split(text)
+        return ":".join(_shift_operand(end, own_sheet, sheet, at, count) for end in ends) if len(ends) > 1 else text
     prefix, bang, rest = text.rpartition("!")
     on = split_sheet(prefix + bang)[0] if bang else own_sheet
     if on.casefold() != sheet.casefold():
@@ -71,6 +81,8 @@ def insert_rows(book: Workbook, sheet: str, at: int, count: int) -> None:
     """
     ws = book[sheet]
     _check(ws, at, count)
+    if not count:
+        return
     for (row, _), cell in sorted(ws._cells.items(), reverse=True):
         if row >= at:
             ws._move_cell(row, cell.column, count, 0)

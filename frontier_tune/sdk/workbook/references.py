@@ -16,7 +16,7 @@ from frontier_tune.sdk.workbook.addresses import letters, quote_sheet
 
 _STRINGS = re.compile(r'("(?:[^"]|"")*")')
 _STRUCTURED = re.compile(r"(?:'([^']+)'|([A-Za-z][A-Za-z0-9_ ]*))?\[(@?)\s*([^\[\]@]+?)\s*\]")
-_A1_RELATIVE = re.compile(r"(?<![A-Za-z0-9_$.])\$?[A-Z]{1,3}[0-9]{1,7}(?![A-Za-z0-9_(.])")
+_A1_RELATIVE = re.compile(r"(?<![A-Za-z0-9_$.])\$?[A-Z]{1,3}[0-9]{1,7}(?![A-Za-z0-9_(.])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from frontier_tune.sdk.tools import ToolError
 from frontier_tune.sdk.workbook import addresses as a1
-from frontier_tune.sdk.workbook.engine import CellError, Engine, check_formula
+from frontier_tune.sdk.workbook.engine import CellError, Engine
+from frontier_tune.sdk.workbook.formula_text import check_formula, check_text
 from frontier_tune.sdk.workbook.references import Table, Template, compile_formula
 from frontier_tune.sdk.workbook.tables import find_table
 
@@ -128,7 +129,8 @@ class WorkbookSession:
         for (title, row, column), content in cells.items():
             sheets[title].cell(row, column).value = content
         self.changed.update(cells)
-        self.originals = before | self.originals
+        for cell, held in before.items():
+            self.originals.setdefault(cell, held)
 
     def restore(self) -> None:
         """Take every edit back, so that the session is as it was when it began."""
@@ -180,6 +182,7 @@ class WorkbookSession:
             content = compile_formula(content, own, self.table).at(row)
             check_formula(content)
         else:
+            check_text(content)
             content = _typed(content)
         self.put({(title, row, column): content})
         self._tables.pop(title, None)
@@ -193,7 +196,11 @@ def _typed(text: str) -> Any:
 
 def _translated(template: Template, first: int, row: int, column: int) -> str:
     """Shift relative A1 references as a fill-down does (openpyxl's Translator), own-row references by the template."""
-    from openpyxl.formula.translate import Translator
+    from openpyxl.formula.tokenizer import TokenizerError
+    from openpyxl.formula.translate import Translator, TranslatorError
 
-    origin = a1.cell(first, column)
-    return str(Translator(template.at(first), origin=origin).translate_formula(a1.cell(row, column)))
+    try:
+        shifted = Translator(template.at(first), origin=a1.cell(first, column)).translate_formula(a1.cell(row, column))
+    except (TokenizerError, TranslatorError) as e:
+        raise ToolError(f"formula not understood: {e}") from None
+    return str(shifted)
