@@ -5,9 +5,12 @@ H, I, 2I and E*r (r = 4) all differ, so that a transposed adapter can't fit by c
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+COLOURS = ("red", "green", "blue", "amber", "olive")
+OPENING = "the word is {word} {number} reply with the word wanted"
 WORDS = "say red green blue amber olive done the word is wanted reply with one of error usage got argument".split()
 VOCABULARY = 320
 
@@ -43,18 +46,64 @@ def config(family: str = "qwen3_moe") -> Any:
     raise ValueError(f"no tiny base for family {family!r}")
 
 
-def build_base(directory: Path, family: str = "qwen3_moe", seed: int = 0, std: float = 0.08) -> Path:
-    """Write a random base of ``family`` into ``directory``: config.json, safetensors, tokenizer."""
+def build_base(directory: Path, family: str = "qwen3_moe", seed: int = 0, std: float = 0.08, lessons: int = 0) -> Path:
+    """Write a base of ``family`` into ``directory``: config.json, safetensors, tokenizer.
+
+    Random, but for ``lessons``: so many supervised steps on the toy workflow with a colour drawn at random for an answer. They
+    teach the grammar and not the task, so that a policy has something to learn from reward.
+    """
     import torch
     import transformers
 
-    from frontier_tune.bases.tokenizer import train_tokenizer
+    from frontier_tune.bases.tokenizer import encode_dialogue, train_tokenizer
+    from frontier_tune.contracts import Message
+    from frontier_tune.sdk.grammar import compact_dialogue
 
     torch.manual_seed(seed)
     model_config = config(family)
     model_config.initializer_range = std  # wide enough that adapters and routes matter
     model = transformers.AutoModelForCausalLM.from_config(model_config)
-    model.save_pretrained(directory)
     tokenizer = train_tokenizer([" ".join(WORDS)] * 50, VOCABULARY)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    draw = random.Random(seed)
+    for _ in range(lessons):
+        rows = []
+        for _ in range(16):
+            asked, said = draw.choice(COLOURS), draw.choice(COLOURS)
+            text = [Message("user", OPENING.format(word=asked, number=draw.randrange(10_000))), Message("assistant", f"say {said}")]
+            rows.append(encode_dialogue(tokenizer, compact_dialogue(text)))
+        longest = max(len(ids) for ids, _ in rows)
+        tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows])
+        labels = torch.tensor([[t if m else -100 for t, m in zip(i, mask, strict=True)] + [-100] * (longest - len(i)) for i, mask in rows])
+        model(input_ids=tokens, attention_mask=(tokens != 0).long(), labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def write_workspace(directory: Path, base: Path, recipe: dict[str, Any] | None = None) -> Path:
+    """A workspace with the toy workflow and a recipe of seconds; returns the recipe's path. ``recipe`` overrides its sections."""
+    import shutil
+
+    import yaml
+
+    shutil.copytree(Path(__file__).parent / "toy_env" / "envs", directory / "envs", ignore=shutil.ignore_patterns("__pycache__"))
+    content: dict[str, Any] = {
+        "base": str(base),
+        "environment": {"path": "envs/echo", "train_tasks": 40, "heldout_tasks": 20, "general_tasks": 0, "max_turns": 2, "max_tokens_per_turn": 12},
+        "algorithm": {"groups_per_step": 4, "group_size": 4},
+        "adapter": {"rank": 4, "alpha": 8},
+        "learner": {"threads": 1, "learning_rate": 0.01, "tokens_per_microbatch": 2048},
+        "sampler": {"threads": 1, "kv_cache_mb": 32, "max_model_len": 512, "max_sequences": 32},
+        "run": {"steps": 3, "checkpoint_every": 1, "eval_tasks": 5},
+        "parity": {"canary_every": 2},
+        "tracking": {"wandb": "off"},
+    }
+    for section, values in (recipe or {}).items():
+        content[section] = {**content[section], **values} if isinstance(values, dict) and section in content else values
+    path = directory / "recipes" / "echo.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(content))
+    return path
