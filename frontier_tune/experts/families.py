@@ -51,7 +51,6 @@ class Family:
         return [f"{self.experts}.{self.gate_up}", f"{self.experts}.{self.down}"]
 
 
-MLA = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 FAMILIES: dict[str, Family] = {
     f.model_type: f
     for f in (
@@ -76,9 +75,11 @@ FAMILIES: dict[str, Family] = {
         Family(
             "deepseek_v3",
             "DeepSeek-V3",
-            attention=MLA,
+            # Of latent attention only the output: vLLM folds kv_b_proj into other matrices when it loads the base, so that an
+            # adapter on it is taken and ignored, and its CPU kernels did not reproduce adapters on the other projections.
+            attention=("o_proj",),
             num_experts="n_routed_experts",
-            vllm_packed={"fused_qkv_a_proj": ("q_a_proj", "kv_a_proj_with_mqa")},
+            vllm_packed={},
         ),
     )
 }
@@ -140,22 +141,11 @@ def moe_shape(config: Any) -> MoEShape:
 
 
 def attention_projections(config: Any) -> dict[str, tuple[int, int]]:
-    """Linear projections of the attention block: name -> (in, out) features. The same in every layer."""
+    """Projections of the attention block that adapters may target: name -> (in, out) features. The same in every layer."""
     family, hidden = family_of(config), int(config.hidden_size)
     heads = int(config.num_attention_heads)
     if family.model_type == "deepseek_v3":
-        q_head = int(config.qk_nope_head_dim + config.qk_rope_head_dim)
-        kv_rank, q_rank = int(config.kv_lora_rank), config.q_lora_rank
-        query = (
-            {"q_proj": (hidden, heads * q_head)}
-            if q_rank is None
-            else {"q_a_proj": (hidden, int(q_rank)), "q_b_proj": (int(q_rank), heads * q_head)}
-        )
-        return query | {
-            "kv_a_proj_with_mqa": (hidden, kv_rank + int(config.qk_rope_head_dim)),
-            "kv_b_proj": (kv_rank, heads * int(config.qk_nope_head_dim + config.v_head_dim)),
-            "o_proj": (heads * int(config.v_head_dim), hidden),
-        }
+        return {"o_proj": (heads * int(config.v_head_dim), hidden)}
     head = int(getattr(config, "head_dim", None) or hidden // heads)
     kv = int(config.num_key_value_heads) * head
     return {"q_proj": (hidden, heads * head), "k_proj": (hidden, kv), "v_proj": (hidden, kv), "o_proj": (heads * head, hidden)}
@@ -187,7 +177,7 @@ def peft_config(adapter: Adapter, config: Any) -> LoraConfig:
         raise BadInput("adapter: 0 modules match; set adapter.experts or adapter.attention to true, or name adapter.targets")
     return LoraConfig(
         r=adapter.rank,
-        lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # PEFT divides it by r; a float is fine
+        lora_alpha=adapter.alpha,  # annotated as int in PEFT, which only divides it by r
         target_modules=modules,
         target_parameters=family.target_parameters if adapter.experts else None,
         lora_dropout=0.0,

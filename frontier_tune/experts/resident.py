@@ -82,7 +82,8 @@ def read(manager: Any, adapter_id: int, config: Any, peft: Mapping[str, Any]) ->
     if adapter_id not in manager.lora_index_to_id:
         raise AdapterMismatch(f"adapter {adapter_id} is in no slot of the sampler; slots hold {manager.lora_index_to_id}")
     slot, rank = manager.lora_index_to_id.index(adapter_id), int(peft["r"])
-    family, found = family_of(config), {}
+    family = family_of(config)
+    found: dict[str, Tensor] = {}
     fused = {child: parent for parent, children in family.vllm_packed.items() for child in children}
     wanted = list(peft.get("target_modules") or [])
     moe_layers = set(moe_shape(config).layers) if peft.get("target_parameters") else set()

@@ -1,4 +1,4 @@
-"""vLLM plugin: LoRA over the experts of MoE models on CPU, and three faults of vLLM's CPU path mended.
+"""vLLM plugin: LoRA over the experts of MoE models on CPU, and four faults of vLLM's CPU path mended.
 
 Loaded by vLLM in each of its processes through the entry point group ``vllm.general_plugins``; ``register`` may also be
 called directly, and any number of times. What it changes, and why:
@@ -6,11 +6,13 @@ called directly, and any number of times. What it changes, and why:
 - **experts**: with LoRA on, vLLM picks a Triton kernel for every MoE layer whatever the platform, and dies in it on CPU.
   Mended by the public ``register_oot`` hook for ``UnquantizedFusedMoEMethod`` with a CPU kernel that applies expert adapters.
 - **reload**: on a weight update the CPU kernel's prepacked weights are overwritten with unpacked ones of the same shape,
-  which silently corrupts every expert. Weights are packed again.
+  which silently corrupts every expert; with LoRA on, experts are not even read again. Both mended.
 - **mixed batches**: a token without adapter has slot -1, which CPU kernels use as an index: it gets the *last* adapter.
   Rows are grouped by adapter instead, and rows of the base are left alone.
 - **prompt_logprobs**: an adapter-capable ``lm_head`` crashes on them because the rows don't match the batch. They pass
   where no adapter touches ``lm_head``, and are refused clearly where one does.
+- **seeds**: a seeded request whose prompt is read in several steps (chunked prefill) crashes, as CPU generators have no
+  offset to set back. The draw is taken back another way, so that the same seed gives the same tokens however it is chunked.
 
 The hooks reach into vLLM's internals, so versions that this was not tested with are refused.
 """
@@ -48,9 +50,9 @@ def register() -> list[str]:
         check_version(vllm.__version__)
         changes: list[str] = []
         if current_platform.is_cpu():
-            from frontier_tune.experts import vllm_plugin_experts, vllm_plugin_punica
+            from frontier_tune.experts import vllm_plugin_experts, vllm_plugin_punica, vllm_plugin_seeds
 
-            changes = vllm_plugin_experts.install() + vllm_plugin_punica.install()
+            changes = vllm_plugin_experts.install() + vllm_plugin_punica.install() + vllm_plugin_seeds.install()
         for change in changes:
             log.info("vLLM %s: %s", vllm.__version__, change)
         _changes = changes

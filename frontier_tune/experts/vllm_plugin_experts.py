@@ -11,6 +11,8 @@ Covers every CPU kernel class that vLLM may choose (AMX for bfloat16, NEON, VSX,
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -24,9 +26,8 @@ from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedE
 from vllm.model_executor.layers.fused_moe.experts.lora_experts_mixin import LoRAExpertsMixin
 from vllm.model_executor.layers.fused_moe.fused_moe_modular_method import FusedMoEModularMethod
 from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend, backend_to_kernel_cls
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
-
-Stacks = tuple[Tensor, ...]
 
 
 class _CPULoRAExperts(LoRAExpertsMixin):
@@ -35,6 +36,7 @@ class _CPULoRAExperts(LoRAExpertsMixin):
     isa: str
     w1_bias: Tensor | None
     w2_bias: Tensor | None
+    loads: int = 0  # how often weights were packed, so that a reload that skipped them can be told
     _raw: tuple[Tensor, Tensor]
     _packed: tuple[Tensor, Tensor] | None = None  # base experts, then one copy per slot
     _biases: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -43,13 +45,14 @@ class _CPULoRAExperts(LoRAExpertsMixin):
     def process_weights_after_loading(self, layer: Any) -> None:
         self._raw = (layer.w13_weight.data.clone(), layer.w2_weight.data.clone())
         self._packed, self._merged = None, {}
-        super().process_weights_after_loading(layer)  # type: ignore[misc]
-        if self._use_zentorch:  # type: ignore[attr-defined]
+        self.loads += 1
+        super().process_weights_after_loading(layer)
+        if self._use_zentorch:
             raise RuntimeError("zentorch's MoE kernel takes no expert adapters; uninstall zentorch to use LoRA over experts")
 
     def _pack(self, w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
         """Pad the expert width as the stock class does, then prepack."""
-        extra = type(self)._padded_intermediate_size(self.moe_config) - w2.shape[-1]  # type: ignore[attr-defined]
+        extra = type(self)._padded_intermediate_size(self.moe_config) - w2.shape[-1]
         if extra:
             gate, up = w13.chunk(2, dim=1)
             w13, w2 = torch.cat([pad(gate, (0, 0, 0, extra)), pad(up, (0, 0, 0, extra))], 1), pad(w2, (0, extra))
@@ -57,7 +60,7 @@ class _CPULoRAExperts(LoRAExpertsMixin):
 
     def _stacks(self, w1: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
         if self._packed is None:
-            slots, experts = self._lora_context.max_loras, w1.shape[0]  # type: ignore[union-attr]
+            slots, experts = self._lora_context.max_loras, w1.shape[0]
             packed = tuple(w.new_zeros((1 + slots) * experts, *w.shape[1:]) for w in (w1, w2))
             packed[0][:experts].copy_(w1)
             packed[1][:experts].copy_(w2)
@@ -104,7 +107,7 @@ class _CPULoRAExperts(LoRAExpertsMixin):
         ctx = self._lora_context
         groups = [] if ctx is None else ctx.punica_wrapper.frontier_groups(hidden_states.shape[0])
         if all(slot < 0 for slot, _ in groups):
-            super().apply(  # type: ignore[misc]
+            super().apply(
                 output, hidden_states, w1, w2, topk_weights, topk_ids, activation, *args, **kwargs
             )
             return
@@ -138,15 +141,36 @@ def lora_experts_class(moe_config: Any) -> type[CPUUnquantizedExperts]:
     raise ValueError(f"no CPU kernel takes this MoE layer: {reason}")
 
 
+def loads(model: Any) -> list[int]:
+    """How often the experts of each MoE layer of ``model`` were packed. A reload raises every number."""
+    methods = {id(m.quant_method): m.quant_method for m in model.modules() if isinstance(m, RoutedExperts)}
+    return [getattr(method.moe_kernel.fused_experts, "loads", 0) for method in methods.values()]
+
+
+_stock_load_weights = RoutedExperts.load_weights
+
+
+def _load_weights(self: Any, weights: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
+    """With LoRA on, vLLM looks for per-expert weights as ``<expert>.gate_proj.base_layer.`` only, and skips a checkpoint's
+    own names without a word. Here names without ``base_layer.`` are looked up as they are."""
+    prefix = self.lora_base_layer_prefix
+    for wrapped, group in itertools.groupby(weights, key=lambda item: "base_layer." in item[0]):
+        self.lora_base_layer_prefix = prefix if wrapped else ""
+        try:
+            yield from _stock_load_weights(self, group)
+        finally:
+            self.lora_base_layer_prefix = prefix
+
+
 def install() -> list[str]:
-    """Register the MoE method and close both holes of the reload path. Returns what was changed."""
+    """Register the MoE method and close the holes of the reload path. Returns what was changed."""
     if "UnquantizedFusedMoEMethod" in op_registry_oot:
         raise RuntimeError(
             "another vLLM plugin has replaced UnquantizedFusedMoEMethod: expert adapters on CPU can't be installed beside it"
         )
 
-    @UnquantizedFusedMoEMethod.register_oot  # type: ignore[misc]
-    class CPULoRAMoEMethod(UnquantizedFusedMoEMethod):  # type: ignore[misc]
+    @UnquantizedFusedMoEMethod.register_oot
+    class CPULoRAMoEMethod(UnquantizedFusedMoEMethod):
         def __init__(self, moe: Any) -> None:
             super().__init__(moe)
             if moe.is_lora_enabled:
@@ -164,7 +188,8 @@ def install() -> list[str]:
         self.old_quant_method.process_weights_after_loading(layer)
 
     FusedMoEModularMethod.process_weights_after_loading = process_weights_after_loading
+    RoutedExperts.load_weights = _load_weights
     return [
         "MoE layers with LoRA use the CPU kernels, expert adapters included",
-        "reloaded expert weights are packed again",
+        "reloaded expert weights are found under a checkpoint's names and packed again",
     ]

@@ -56,7 +56,7 @@ def _add_lora_linear(
     add_inputs: bool = True,
     **kwargs: Any,
 ) -> None:
-    """y[:, slice j] += x A_j^T B_j^T * scale, row by row with the row's adapter. Stacks are [slots, 1, r, in], [slots, 1, out, r]."""
+    """y[:, slice j] += x A_j^T B_j^T * scale, each row with its own adapter. A_j [slots, 1, r, in], B_j [slots, 1, out, r]."""
     if not add_inputs:
         raise NotImplementedError("add_lora_linear without add_inputs belongs to CUDA's second stream, not to CPU")
     out, rows = y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -104,11 +105,14 @@ class Backend:
         torch.set_num_threads(sampler.threads)
         set_num_threads = torch.set_num_threads
         from vllm import EngineArgs
+        from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
 
         _log_to(log)
         vllm_plugin.register()
         lora: dict[str, Any] = {}
+        if getattr(self.config, "kv_lora_rank", None) is not None and current_platform.is_cpu() and sampler.dtype == "float32":
+            raise BadInput("sampler.dtype: vLLM's CPU kernels for latent attention (DeepSeek-V3) take bfloat16, not float32")
         if self.adapter is not None:
             if rank > RANKS[-1]:
                 raise BadInput(f"adapter.rank: {rank}; vLLM takes at most {RANKS[-1]}")
@@ -235,7 +239,7 @@ class Backend:
         if not wanted:
             future.set_result(results)
         for i in wanted:
-            self._add(sequences[i], params, version, lambda output, i=i: finish(i, output))
+            self._add(sequences[i], params, version, functools.partial(finish, i))
 
     def step(self) -> None:
         for output in self.engine.step():
@@ -276,8 +280,14 @@ class Backend:
     def reload(self) -> None:
         if self.busy:
             raise BadInput("the base's weights can't be read again while requests are open")
+        from frontier_tune.experts.vllm_plugin_experts import loads
+
+        model = self.engine.model_executor.driver_worker.worker.model_runner.get_model()
+        before = loads(model)
         self.engine.collective_rpc("reload_weights")
         self.engine.reset_prefix_cache()
+        if self.adapter is not None and any(new == old for new, old in zip(loads(model), before, strict=True)):
+            raise RuntimeError("vLLM did not read all experts again: the model in the sampler is a mixture of old and new")
 
     def close(self) -> None:
         self.engine.engine_core.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import tempfile
 import threading
@@ -67,6 +68,7 @@ class VLLMSampler:
         )
         self._thread.start()
         ready.result()
+        atexit.register(self.close)  # a daemon thread in native code at interpreter shutdown aborts the process
 
     # ---- what callers use
 
@@ -128,6 +130,7 @@ class VLLMSampler:
             if self._closed:
                 return
             self._closed = True
+        atexit.unregister(self.close)
         self._commands.put(None)
         self._thread.join()
         self._scratch.cleanup()

@@ -1,0 +1,286 @@
+"""The sampler against transformers and PEFT: log-probabilities, isolation, versions, caches, failures."""
+
+import math
+import threading
+
+import pytest
+import torch
+
+from frontier_tune.contracts import BadInput, Blame, Request, SamplingParams
+from frontier_tune.experts import canonical
+from frontier_tune.sampling.engine import EngineFailed
+from tests import tiny
+
+pytestmark = pytest.mark.slow
+
+
+def tokens(n, seed=0):
+    return torch.randint(2, tiny.VOCABULARY, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def gap(a, b):
+    flat = [abs(x - y) for xs, ys in zip(a, b, strict=True) for x, y in zip(xs, ys, strict=True)]
+    return sum(flat) / len(flat)
+
+
+def drain(sampler, requests, client=""):
+    done = sampler.exchange(requests, client)
+    while len(done) < len(requests):
+        done += sampler.exchange([], client)
+    return {c.request_id: c for c in done}
+
+
+SEQUENCES = [tokens(n, n) for n in (40, 7, 200, 2)]
+
+
+@pytest.mark.parametrize(
+    "family,dtype,bound",
+    [("qwen3_moe", "float32", 1e-5), ("olmoe", "float32", 1e-5), ("mixtral", "float32", 1e-5), ("qwen3_moe", "bfloat16", 3e-2)],
+)
+def test_scores_are_those_of_transformers_and_peft(setups, family, dtype, bound):
+    s = setups(family, dtype)
+    base = s.sampler.score(SEQUENCES, 0)
+    assert gap(base, s.reference(SEQUENCES, adapter=False)) < bound
+    path, version = s.write("parity"), s.next_version()
+    s.sampler.sync(path, version)
+    adapted = s.sampler.score(SEQUENCES, version)
+    assert gap(adapted, s.reference(SEQUENCES)) < bound
+    assert gap(adapted, base) > 10 * bound  # the adapter does something
+    want = canonical.digests(canonical.load(path, s.config, getattr(torch, dtype)))
+    assert s.sampler.resident(version) == want
+    assert s.sampler.resident(0) == {}
+
+
+def test_a_zero_adapter_is_the_base_exactly(qwen):
+    path, version = qwen.write("zero", std=0.0), qwen.next_version()
+    qwen.sampler.sync(path, version)
+    assert qwen.sampler.score(SEQUENCES, version) == qwen.sampler.score(SEQUENCES, 0)
+
+
+def test_a_mixed_batch_leaves_base_rows_alone(qwen):
+    version = qwen.next_version()
+    alone = qwen.sampler.score(SEQUENCES, 0)
+    qwen.sampler.sync(qwen.write("mixed", seed=2, std=0.5), version)
+    adapted = qwen.sampler.score(SEQUENCES, version)
+    results = {}
+
+    def score(number):
+        results[number] = qwen.sampler.score(SEQUENCES, number)
+
+    threads = [threading.Thread(target=score, args=(n,)) for n in (0, version)]
+    qwen.sampler._call(lambda backend: [t.start() for t in threads] and threads[0].join(0.2))  # both wait for one step
+    for t in threads:
+        t.join()
+    assert gap(results[0], alone) < 1e-6
+    assert gap(results[version], adapted) < 1e-6
+
+
+def test_logprobs_are_of_the_distribution_that_was_drawn_from(qwen):
+    """With a temperature: log-softmax of logits / temperature, and tokens drawn in those proportions."""
+    version, prompt, temperature = qwen.next_version(), tokens(30, 5), 0.5
+    qwen.sampler.sync(qwen.write("draw", seed=3), version)
+    n = 600
+    requests = [Request(str(i), tuple(prompt), SamplingParams(1, temperature, seed=i)) for i in range(n)]
+    done = drain(qwen.sampler, requests)
+    with torch.no_grad():
+        want = (qwen.peft(input_ids=torch.tensor([prompt])).logits[0, -1].float() / temperature).log_softmax(-1)
+    for c in done.values():
+        assert c.version == version and c.finish == "length"
+        assert c.logprobs[0] == pytest.approx(want[c.tokens[0]].item(), abs=1e-4)
+    # chi-square over the likely tokens, the rest pooled; 99.99 % quantile by Wilson and Hilferty (1931)
+    counts = torch.zeros(tiny.VOCABULARY)
+    for c in done.values():
+        counts[c.tokens[0]] += 1
+    expected = want.exp() * n
+    likely = expected > 5
+    observed = torch.cat([counts[likely], counts[~likely].sum()[None]])
+    expected = torch.cat([expected[likely], expected[~likely].sum()[None]])
+    k = len(observed) - 1
+    assert k > 5
+    assert ((observed - expected) ** 2 / expected).sum().item() < k * (1 - 2 / (9 * k) + 3.72 * math.sqrt(2 / (9 * k))) ** 3
+
+
+def test_sampling_agrees_with_scoring_and_seeds_repeat(qwen):
+    version, prompt = qwen.next_version(), tuple(tokens(33, 6))
+    qwen.sampler.sync(qwen.write("seeds", seed=4), version)
+    params = [SamplingParams(12, 1.0, seed=i % 4) for i in range(8)]
+    first = drain(qwen.sampler, [Request(str(i), prompt, p) for i, p in enumerate(params)])
+    # once more among others, one by one, in another order
+    again = {i: drain(qwen.sampler, [Request("x", prompt, params[int(i)])])["x"] for i in ("7", "3", "0")}
+    assert all(first[i].tokens == again[i].tokens for i in again)
+    assert first["0"].tokens == first["4"].tokens != first["1"].tokens
+    scored = qwen.sampler.score([[*prompt, *first[str(i)].tokens] for i in range(8)], version)
+    assert gap([row[len(prompt) - 1 :] for row in scored], [list(first[str(i)].logprobs) for i in range(8)]) < 1e-5
+
+
+def test_greedy_and_stop_tokens(qwen):
+    version, prompt = qwen.next_version(), tokens(20, 7)
+    qwen.sampler.sync(qwen.write("greedy", seed=5), version)
+    free = drain(qwen.sampler, [Request("a", tuple(prompt), SamplingParams(6, 0.0))])["a"]
+    context = list(prompt)
+    with torch.no_grad():
+        for _ in range(6):
+            context.append(qwen.peft(input_ids=torch.tensor([context])).logits[0, -1].argmax().item())
+    assert list(free.tokens) == context[20:] and free.finish == "length"
+    at = next(i for i in range(6) if free.tokens[i] not in free.tokens[:i] and i > 0)
+    stopped = drain(qwen.sampler, [Request("a", tuple(prompt), SamplingParams(6, 0.0, stop_token_ids=(free.tokens[at],)))])["a"]
+    assert stopped.tokens == free.tokens[: at + 1] and stopped.finish == "stop"  # the stop token is included
+
+
+def test_seeded_requests_survive_a_prompt_read_in_chunks(qwen):
+    """More prompt tokens than one step reads (4096): the last prompt is cut in two."""
+    requests = [Request(str(i), tuple(tokens(290, i)), SamplingParams(3, 1.0, seed=i)) for i in range(20)]
+    together = drain(qwen.sampler, requests)
+    alone = drain(qwen.sampler, [requests[14]])
+    assert together["14"].tokens == alone["14"].tokens
+    assert {c.finish for c in together.values()} == {"length"}
+
+
+def test_the_prefix_cache_never_serves_an_old_policy(qwen):
+    """The same long prompt under three policies: each must have its own first-token distribution."""
+    prompt = tuple(tokens(290, 8))
+    seen = []
+    for seed in (6, 7):
+        version = qwen.next_version()
+        qwen.sampler.sync(qwen.write(f"cache{seed}", seed=seed), version)
+        for _ in range(2):  # the second time the prompt's blocks are in the cache
+            c = drain(qwen.sampler, [Request("a", prompt, SamplingParams(4, 0.0))])["a"]
+            want = qwen.reference([[*prompt, *c.tokens]])[0][-4:]
+            assert c.version == version and gap([list(c.logprobs)], [want]) < 1e-5
+        seen.append(c.logprobs)
+    assert seen[0] != seen[1]
+
+
+def test_an_old_version_in_flight_keeps_its_own_weights_after_a_sync(qwen):
+    """Requests of three versions at once, more than there are adapter slots: nobody's weights change under a request."""
+    prompt, made = tuple(tokens(20, 9)), {}
+    versions = [qwen.next_version() for _ in range(3)]
+    for n, version in enumerate(versions):
+        path = qwen.write(f"flight{n}", seed=20 + n)
+        qwen.sampler.sync(path, version)
+        qwen.sampler._put(
+            lambda backend, v=version: qwen.sampler._submit(
+                backend, "flight", [Request(str(v), prompt, SamplingParams(120, 1.0, seed=v))]
+            )
+        )
+        with qwen.sampler._lock:
+            qwen.sampler._open["flight"] = qwen.sampler._open.get("flight", 0) + 1
+        made[version] = n
+        for file in path.iterdir():  # the caller's copy is not needed any more
+            file.unlink()
+    done = {}
+    while len(done) < 3:
+        done |= {c.version: c for c in qwen.sampler.exchange([], "flight")}
+    for version, n in made.items():
+        qwen.write("flight-reference", seed=20 + n)
+        want = qwen.reference([[*prompt, *done[version].tokens]])[0][-120:]
+        assert gap([list(done[version].logprobs)], [want]) < 1e-5
+    with pytest.raises(BadInput, match="isn't in the sampler"):
+        qwen.sampler.score([[1, 2]], versions[0])
+
+
+def test_an_inactive_version_is_scored_but_not_sampled_from(qwen):
+    current, canary = qwen.next_version(), qwen.next_version()
+    qwen.sampler.sync(qwen.write("now", seed=30), current)
+    qwen.sampler.sync(qwen.write("canary", seed=31), canary, activate=False)
+    assert gap(qwen.sampler.score(SEQUENCES, canary), qwen.reference(SEQUENCES)) < 1e-5
+    assert drain(qwen.sampler, [Request("a", (5, 6), SamplingParams(1))])["a"].version == current == qwen.sampler.version()
+    qwen.sampler.release(canary)
+    with pytest.raises(BadInput, match="isn't in the sampler"):
+        qwen.sampler.score(SEQUENCES, canary)
+
+
+def test_reloading_the_same_weights_changes_nothing_and_new_ones_are_read(qwen):
+    from transformers import AutoModelForCausalLM
+
+    before = qwen.sampler.score(SEQUENCES, 0)
+    qwen.sampler.reload()
+    assert qwen.sampler.score(SEQUENCES, 0) == before
+    original = AutoModelForCausalLM.from_pretrained(qwen.base, dtype=torch.float32)
+    other = AutoModelForCausalLM.from_config(qwen.config)
+    try:
+        other.save_pretrained(qwen.base)
+        qwen.sampler.reload()
+        with torch.no_grad():
+            s = SEQUENCES[0]
+            want = other(input_ids=torch.tensor([s])).logits[0].log_softmax(-1)[:-1].gather(1, torch.tensor(s[1:])[:, None])[:, 0]
+        assert gap([qwen.sampler.score([s], 0)[0]], [want.tolist()]) < 1e-5
+    finally:
+        original.save_pretrained(qwen.base)
+        qwen.sampler.reload()
+    assert qwen.sampler.score(SEQUENCES, 0) == before
+
+
+def test_what_cannot_be_run_is_said_and_breaks_nothing(qwen):
+    s = qwen.sampler
+    assert s.exchange([]) == []
+    done = drain(s, [Request("long", tuple([5] * 400), SamplingParams(4)), Request("odd", (tiny.VOCABULARY,), SamplingParams(4)),
+                     Request("fine", (5, 6), SamplingParams(2))])  # fmt: skip
+    assert done["long"].finish == "error" and "max_model_len" in done["long"].error
+    assert done["odd"].finish == "error" and "ids from 0" in done["odd"].error
+    assert done["fine"].finish == "length" and len(done["fine"].tokens) == 2
+    with pytest.raises(BadInput, match="policy version 4711"):
+        s.score([[1, 2]], 4711)
+    with pytest.raises(BadInput, match="max_model_len"):
+        s.score([[5] * 301], 0)
+    assert len(s.score([[5] * 300], 0)[0]) == 299
+    version = qwen.next_version()
+    path = qwen.write("twice")
+    s.sync(path, version)
+    with pytest.raises(BadInput, match="synced before"):
+        s.sync(path, version)
+    with pytest.raises(BadInput, match="no adapter here"):
+        s.sync(qwen.root, qwen.next_version())
+
+
+def test_clients_get_their_own_completions(qwen):
+    found = {}
+
+    def play(name):
+        found[name] = drain(qwen.sampler, [Request(f"{name}{i}", (7, 8, 9), SamplingParams(5)) for i in range(5)], name)
+
+    threads = [threading.Thread(target=play, args=(n,)) for n in "abc"]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert all(sorted(found[n]) == [f"{n}{i}" for i in range(5)] for n in "abc")
+
+
+def test_chatter_goes_to_the_log(qwen, capfd):
+    qwen.sampler.score(SEQUENCES, 0)
+    out = capfd.readouterr()
+    assert out.out == "" and out.err == ""
+    text = (qwen.root / "engine.log").read_text()
+    assert "MoE layers with LoRA use the CPU kernels" in text
+
+
+def test_zz_a_broken_engine_reaches_every_waiting_caller(setups):
+    """Last of its family: the engine is gone afterwards."""
+    s, errors = setups("olmoe").sampler, []
+
+    def wait(function):
+        try:
+            function()
+        except EngineFailed as e:
+            errors.append(e)
+
+    def explode():
+        raise MemoryError("injected")
+
+    calls = [lambda: drain(s, [Request("a", (5, 6), SamplingParams(200))]), lambda: s.score([[5] * 200], 0)]
+    threads = [threading.Thread(target=wait, args=(f,)) for f in calls]
+
+    def sabotage(backend):
+        backend.engine.step = explode
+        for t in threads:
+            t.start()
+
+    s._put(sabotage)
+    for t in threads:
+        t.join(timeout=30)
+    assert not any(t.is_alive() for t in threads)
+    assert len(errors) == 2 and all(e.blame is Blame.INFRASTRUCTURE and "injected" in str(e) for e in errors)
+    with pytest.raises(EngineFailed, match="injected"):
+        s.exchange([Request("b", (5,), SamplingParams(1))])
+    s.close()
