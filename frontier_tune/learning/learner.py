@@ -12,7 +12,7 @@ import torch
 
 from frontier_tune import recipe as recipes
 from frontier_tune.algorithms import grpo
-from frontier_tune.contracts import LimitReached, Trajectory
+from frontier_tune.contracts import BadInput, LimitReached, Trajectory
 from frontier_tune.experts import canonical
 from frontier_tune.learning import attention, checkpoint
 from frontier_tune.learning.batch import Batch, Sample, collate, samples
@@ -48,6 +48,12 @@ class Learner:
         device = recipe.learner.device
         self.device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         self.policy = Policy(base_dir, recipe.adapter, self.seed, _DTYPES[recipe.learner.dtype], self.device)
+        window, longest = getattr(self.policy.config, "sliding_window", None), recipe.sampler.max_model_len
+        if window is not None and window < longest:
+            raise BadInput(
+                f"base: its attention window of {window} tokens is shorter than sampler.max_model_len ({longest}), which packed "
+                f"attention does not support; set sampler.max_model_len to at most {window}"
+            )
         self.optimizer = torch.optim.AdamW(
             [p for _, p in self.policy.named_parameters()],
             lr=recipe.learner.learning_rate,

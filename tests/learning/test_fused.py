@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from transformers.models.qwen3_moe import modeling_qwen3_moe
 
 from frontier_tune.learning import fused
@@ -36,6 +37,15 @@ def test_rotary_is_replaced_once_per_modelling_file(bases) -> None:
     fused.install(model)
     assert modeling_qwen3_moe.apply_rotary_pos_emb is fused.rotary
     assert fused.install(model)["rotary"] == 0
+
+
+def test_rotary_equals_transformers() -> None:
+    q, k = torch.randn(2, 2, 4, 7, 8, generator=torch.Generator().manual_seed(0))  # Llama's own function is never replaced here
+    angle = torch.linspace(0, 3, 2 * 7 * 4).view(2, 7, 4).repeat(1, 1, 2)
+    for mine, theirs in zip(
+        fused.rotary(q, k, angle.cos(), angle.sin()), apply_rotary_pos_emb(q, k, angle.cos(), angle.sin()), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_finite_differences() -> None:
