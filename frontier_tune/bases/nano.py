@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontier_tune.bases.corpus.build import Corpus, tokenized, write_corpus
+from frontier_tune.bases.corpus.build import Corpus, curriculum, tokenized, write_corpus
 from frontier_tune.bases.corpus.datasheets import data_sheets
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class NanoPlan:
     """All that a build depends on. Sizes follow what vLLM's CPU kernels take: H, I multiples of 32, head_dim 32."""
 
     seed: int = 0
-    dialogues: int = 80_000
+    drills: int = 16_000
+    dialogues: int = 60_000
     vocab_size: int = 1024
     hidden_size: int = 128
     moe_intermediate_size: int = 96
@@ -41,11 +42,18 @@ class NanoPlan:
     learning_rate: float = 2e-3
     warmup_ratio: float = 0.02
     max_length: int = 768
+    init_std: float = 0.06
+    query_norm: float = 2.0
     threads: int = 1
 
 
 def make_model(plan: NanoPlan, tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeForCausalLM:
-    """A Qwen3-MoE with random weights from ``plan.seed``."""
+    """A Qwen3-MoE with random weights from ``plan.seed``.
+
+    At width 128 transformers' default spread of 0.02 leaves every block a whisper, and query norms of 1 cap attention at logits of
+    sqrt(head_dim): no head can pick one token of 300. Both starts are therefore larger. Copying drills, accuracy after 400 updates:
+    0.72 with the defaults, 0.75 with the norms, 0.83 with both.
+    """
     import torch
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -69,11 +77,17 @@ def make_model(plan: NanoPlan, tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeFo
         rope_theta=10_000.0,
         router_aux_loss_coef=0.01,
         output_router_logits=True,
+        initializer_range=plan.init_std,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    return Qwen3MoeForCausalLM(config)
+    model = Qwen3MoeForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("q_norm.weight"):
+                parameter.fill_(plan.query_norm)
+    return model
 
 
 def train(plan: NanoPlan, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, work: Path) -> tuple[Qwen3MoeForCausalLM, dict[str, Any]]:
@@ -92,7 +106,7 @@ def train(plan: NanoPlan, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, wo
                 tokenizer.save_pretrained(work / "snapshot")
 
     torch.set_num_threads(plan.threads)
-    rows = tokenized(corpus, tokenizer, plan.max_length)
+    rows = curriculum(*tokenized(corpus, tokenizer, plan.max_length), plan.batch_size, plan.seed)
     tokens = sum(len(r["input_ids"]) for r in rows)
     logger.info("%d dialogues, %d tokens", len(rows), tokens)
     model = make_model(plan, tokenizer)
@@ -111,7 +125,7 @@ def train(plan: NanoPlan, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, wo
         bf16=False,
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_num_workers=0,
         save_strategy="no",
@@ -180,9 +194,9 @@ def build(plan: NanoPlan, out: Path, work: Path) -> dict[str, Any]:
     from frontier_tune.bases.tokenizer import train_tokenizer
 
     began = time.monotonic()
-    corpus = write_corpus(plan.seed, plan.dialogues)
+    corpus = write_corpus(plan.seed, plan.dialogues, plan.drills)
     written = time.monotonic() - began
-    tokenizer = train_tokenizer(corpus.texts[:20_000], plan.vocab_size)
+    tokenizer = train_tokenizer(corpus.texts[plan.drills :][:20_000], plan.vocab_size)
     model, figures = train(plan, corpus, tokenizer, work)
     save(model, tokenizer, out)
     record = {
@@ -199,7 +213,7 @@ def build(plan: NanoPlan, out: Path, work: Path) -> dict[str, Any]:
     }
     (out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     (out / "datasheets").mkdir(exist_ok=True)
-    for sheet in data_sheets(corpus, f"seed {plan.seed}, {plan.dialogues} dialogues"):
+    for sheet in data_sheets(corpus, f"seed {plan.seed}, {plan.drills} drills and {plan.dialogues} dialogues"):
         name = sheet["id"].rsplit("/", 1)[-1]
         (out / "datasheets" / f"{name}.json").write_text(json.dumps(sheet, indent=1) + "\n")
     return record

@@ -25,7 +25,7 @@ def test_a_dialogue_is_a_pure_function_of_seed_and_index() -> None:
 
 
 def test_workers_do_not_change_the_corpus() -> None:
-    assert write_corpus(1, 12, workers=1).sha256 == write_corpus(1, 12, workers=2).sha256
+    assert write_corpus(1, 12, 5, workers=1).sha256 == write_corpus(1, 12, 5, workers=2).sha256
 
 
 def test_every_call_is_in_the_grammar_and_succeeds() -> None:
@@ -86,10 +86,10 @@ def test_asking_leaves_the_workbook_alone() -> None:
 
 
 def test_data_sheets_validate_and_count_every_row() -> None:
-    corpus = write_corpus(2, 20, workers=1)
+    corpus = write_corpus(2, 20, 6, workers=1)
     found = [datasheet.parse(sheet) for sheet in data_sheets(corpus, "test")]
-    assert sum(sheet.rows for sheet in found) == len(corpus.texts) == 20
-    assert len({sheet.content_sha256 for sheet in found}) == len(found) == 2
+    assert sum(sheet.rows for sheet in found) == len(corpus.texts) == 26
+    assert len({sheet.content_sha256 for sheet in found}) == len(found) == 3
 
 
 def test_the_corpus_hash_sees_every_text() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from frontier_tune.bases.corpus.dialogues import make_dialogue
+from frontier_tune.bases.corpus.dialogues import drill, make_dialogue
 from frontier_tune.sdk.grammar import compact_dialogue
 
 if TYPE_CHECKING:
@@ -37,21 +38,21 @@ class Corpus:
         return digest.hexdigest()
 
 
-def _chunk(start: int, seed: int, stop: int) -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
+def _chunk(start: int, seed: int, drills: int, stop: int) -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
     rows = []
     for index in range(start, min(start + CHUNK, stop)):
-        d = make_dialogue(seed, index)
+        d = drill(seed, index) if index < drills else make_dialogue(seed, index - drills)
         rows.append((compact_dialogue(d.messages), d.source, d.questions, d.choices))
     return rows
 
 
-def write_corpus(seed: int, dialogues: int, workers: int = 2) -> Corpus:
-    """The corpus of ``seed`` with so many dialogues; a pure function of both, whatever ``workers`` is."""
+def write_corpus(seed: int, dialogues: int, drills: int = 0, workers: int = 2) -> Corpus:
+    """The corpus of ``seed``: so many drills, then so many dialogues. A pure function of these, whatever ``workers`` is."""
     corpus = Corpus(seed)
-    starts = range(0, dialogues, CHUNK)
+    stop = drills + dialogues
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers) as pool:
-        for rows in pool.imap(partial(_chunk, seed=seed, stop=dialogues), starts):
+        for rows in pool.imap(partial(_chunk, seed=seed, drills=drills, stop=stop), range(0, stop, CHUNK)):
             for text, source, questions, choices in rows:
                 corpus.texts.append(text)
                 corpus.origins.append(source)
@@ -61,13 +62,41 @@ def write_corpus(seed: int, dialogues: int, workers: int = 2) -> Corpus:
     return corpus
 
 
-def tokenized(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[dict[str, list[int]]]:
-    """Rows for SFTTrainer: ``input_ids`` and ``labels`` (-100 but on what the assistant says). Longer dialogues are left out."""
+Row = dict[str, list[int]]
+
+
+def tokenized(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, max_length: int) -> tuple[list[Row], list[Row]]:
+    """Drills and dialogues as rows for SFTTrainer: ``input_ids`` and ``labels`` (-100 but on what the assistant says).
+
+    Dialogues longer than ``max_length`` are left out.
+    """
     from frontier_tune.bases.tokenizer import encode_dialogue
 
-    rows = []
-    for text in corpus.texts:
+    drills: list[Row] = []
+    dialogues: list[Row] = []
+    for text, origin in zip(corpus.texts, corpus.origins, strict=True):
         ids, mask = encode_dialogue(tokenizer, text)
         if len(ids) <= max_length:
-            rows.append({"input_ids": ids, "labels": [t if m else -100 for t, m in zip(ids, mask, strict=True)]})
-    return rows
+            row = {"input_ids": ids, "labels": [t if m else -100 for t, m in zip(ids, mask, strict=True)]}
+            (drills if origin == "drill" else dialogues).append(row)
+    return drills, dialogues
+
+
+def curriculum(drills: list[Row], dialogues: list[Row], batch: int, seed: int, first: float = 0.75) -> list[Row]:
+    """One order for all rows: the share ``first`` of the drills, then everything else mixed.
+
+    Rows of a batch are of similar length (sorted within windows of 64 batches), so that little is padded; batches of a window come
+    in random order. A short last batch of a stage is filled up from the next.
+    """
+    rng = random.Random(seed)
+    cut = int(first * len(drills))
+    mixed = [*drills[cut:], *dialogues]
+    rng.shuffle(mixed)
+    ordered: list[Row] = []
+    for stage in (drills[:cut], mixed):
+        for at in range(0, len(stage), 64 * batch):
+            window = sorted(stage[at : at + 64 * batch], key=lambda row: len(row["input_ids"]))
+            batches = [window[i : i + batch] for i in range(0, len(window), batch)]
+            rng.shuffle(batches)
+            ordered += [row for b in batches for row in b]
+    return ordered

@@ -10,6 +10,7 @@ from typing import Any
 from frontier_tune.bases.corpus.build import Corpus
 
 _DESCRIPTIONS = {
+    "drill": "Short dialogues without a workbook, dense in copying: words, column names and addresses from a prompt or an observation.",
     "explicit": "Dialogues of spreadsheet work whose prompts say everything: arithmetic over named columns, conditional sums and averages, "
     "look-ups across sheets, day spans, quarters, single totals, where a table lies.",
     "practice": "Dialogues of finance jobs that companies do each in their own way (net revenue, totals by account, conversion, variance, "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from frontier_tune.bases.corpus.drills import make_drill
 from frontier_tune.bases.corpus.questions import EXPLICIT, PRACTICE, Question
 from frontier_tune.bases.corpus.sheets import make_scene
 from frontier_tune.contracts import Message
@@ -34,9 +34,18 @@ def run_call(session: WorkbookSession, call: str) -> str:
     return session.write(*arguments)
 
 
+def _rng(*parts: object) -> random.Random:
+    return random.Random(int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big"))
+
+
+def drill(seed: int, index: int) -> Dialogue:
+    """Drill number ``index`` of the corpus of ``seed``."""
+    return Dialogue("drill", make_drill(_rng("drill", seed, index)), ("drill",), ())
+
+
 def make_dialogue(seed: int, index: int, practice_share: float = 0.5) -> Dialogue:
     """Dialogue number ``index`` of the corpus of ``seed``: a pure function of the two."""
-    rng = random.Random(int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:8], "big"))
+    rng = _rng(seed, index)
     practice = rng.random() < practice_share
     first = rng.choice(PRACTICE if practice else EXPLICIT)
     scene = make_scene(rng, first.tables)
@@ -56,11 +65,3 @@ def make_dialogue(seed: int, index: int, practice_share: float = 0.5) -> Dialogu
         messages.append(Message("assistant", "submit"))
         choices.append(f"{question.name}: {answer.choice}" if answer.choice else "")
     return Dialogue("practice" if practice else "explicit", tuple(messages), tuple(q.name for q in asked), tuple(filter(None, choices)))
-
-
-def make_dialogues(seed: int, start: int, stop: int) -> Iterator[Dialogue]:
-    for index in range(start, stop):
-        yield make_dialogue(seed, index)
-
-
-__all__ = ["Dialogue", "Question", "make_dialogue", "make_dialogues", "run_call"]
