@@ -50,9 +50,9 @@ class NanoPlan:
 def make_model(plan: NanoPlan, tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeForCausalLM:
     """A Qwen3-MoE with random weights from ``plan.seed``.
 
-    At width 128 transformers' default spread of 0.02 leaves every block a whisper, and query norms of 1 cap attention at logits of
-    sqrt(head_dim): no head can pick one token of 300. Both starts are therefore larger. Copying drills, accuracy after 400 updates:
-    0.72 with the defaults, 0.75 with the norms, 0.83 with both.
+    At width 128 transformers' default spread of 0.02 leaves every block a whisper, and query norms of 1 cap attention at
+    logits of sqrt(head_dim): no head can pick one token of 300. Both starts are therefore larger. Copying drills, accuracy
+    after 400 updates: 0.72 with the defaults, 0.75 with the norms, 0.83 with both.
     """
     import torch
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -90,7 +90,9 @@ def make_model(plan: NanoPlan, tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeFo
     return model
 
 
-def train(plan: NanoPlan, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, work: Path) -> tuple[Qwen3MoeForCausalLM, dict[str, Any]]:
+def train(
+    plan: NanoPlan, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, work: Path
+) -> tuple[Qwen3MoeForCausalLM, dict[str, Any]]:
     """Supervised training on what the assistant says. Returns the model and figures for the record."""
     import torch
     from datasets import Dataset
@@ -134,7 +136,9 @@ def train(plan: NanoPlan, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, wo
         seed=plan.seed,
         data_seed=plan.seed,
     )
-    trainer = _head_on_labels(SFTTrainer)(model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer = _head_on_labels(SFTTrainer)(
+        model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
     trainer.add_callback(Snapshots())
     began = time.monotonic()
     result = trainer.train()

@@ -24,10 +24,12 @@ ALTERNATIVES = {
 }  # fmt: skip
 
 
-def probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[Dialogue], batch: int = 32) -> dict[str, Any]:
+def probe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[Dialogue], batch: int = 32
+) -> dict[str, Any]:
     """Per question: ``right`` (share of whole answers that greedy decoding gives) and ``skill``.
 
-    ``skill`` is exp(log n - mean NLL of the answer), for n equally likely alternatives (1 where the prompt says everything): 1.0 where
+    ``skill`` is exp(log n - mean NLL of the answer), for n equally likely alternatives (1 where the prompt says all): 1.0 where
     the base knows all but the coin, and is at chance among the alternatives.
     """
     import torch

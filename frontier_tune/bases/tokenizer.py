@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 PAD = "<|pad|>"
 SPECIAL = (PAD, END, USER, CALL, TOOL)
-# dates and decimal tails may merge, since no one copies them; a function's name keeps its opening bracket; runs of letters; single
-# digits; the bracket that opens an own-row reference
+# dates and decimal tails may merge, since no one copies them; a function's name keeps its opening bracket; runs of letters;
+# single digits; the bracket that opens an own-row reference
 _PIECES = r"[0-9]{4}-[0-9]{2}-[0-9]{2}|\.[0-9]{2,}|[A-Za-z]+\(|[A-Za-z]+|[0-9]|\[@|\n| |[^A-Za-z0-9\s]"
 
 

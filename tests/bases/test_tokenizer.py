@@ -1,4 +1,4 @@
-"""The nano tokenizer: any text round-trips, a word is one token wherever it stands, and only the assistant's words are labelled."""
+"""The nano tokenizer: any text round-trips, a word is one token wherever it stands, only the assistant's words are labelled."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ def test_digits_of_an_address_stand_alone(tokenizer) -> None:  # type: ignore[no
 
 
 def test_labels_cover_the_assistant_alone(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    dialogue = (Message("user", "Read it."), Message("assistant", "read Sales"), Message("tool", "Sales A1:B2"), Message("assistant", "submit"))
+    dialogue = (
+        Message("user", "Read it."),
+        Message("assistant", "read Sales"),
+        Message("tool", "Sales A1:B2"),
+        Message("assistant", "submit"),
+    )
     ids, mask = encode_dialogue(tokenizer, compact_dialogue(dialogue))
     said = tokenizer.decode([t for t, m in zip(ids, mask, strict=True) if m])
     assert said == "read Sales<|end|>submit<|end|>"

@@ -21,7 +21,10 @@ CHUNK = 250
 
 @dataclass
 class Corpus:
-    """``texts`` in order of index, ``origins`` the program that wrote each. ``sha256`` is over all of them, so that two builds of one seed can be compared."""
+    """``texts`` in order of index, ``origins`` the program that wrote each.
+
+    ``sha256`` is over all of them, so that two builds of one seed can be compared.
+    """
 
     seed: int
     texts: list[str] = field(default_factory=list)
@@ -85,8 +88,8 @@ def tokenized(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, max_length: in
 def curriculum(drills: list[Row], dialogues: list[Row], batch: int, seed: int, first: float = 0.75) -> list[Row]:
     """One order for all rows: the share ``first`` of the drills, then everything else mixed.
 
-    Rows of a batch are of similar length (sorted within windows of 64 batches), so that little is padded; batches of a window come
-    in random order. A short last batch of a stage is filled up from the next.
+    Rows of a batch are of similar length (sorted within windows of 64 batches), so that little is padded; batches of a
+    window come in random order. A short last batch of a stage is filled up from the next.
     """
     rng = random.Random(seed)
     cut = int(first * len(drills))

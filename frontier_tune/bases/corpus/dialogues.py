@@ -1,4 +1,7 @@
-"""Dialogues: a workbook, one to three questions on it, each answered by real tool calls whose observations come from the session."""
+"""Dialogues: a workbook, one to three questions on it, each answered by real tool calls.
+
+The observations come from the session.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import random
 from dataclasses import dataclass
 
 from frontier_tune.bases.corpus.drills import make_drill
-from frontier_tune.bases.corpus.questions import EXPLICIT, PRACTICE, Question
+from frontier_tune.bases.corpus.questions import EXPLICIT, PRACTICE
 from frontier_tune.bases.corpus.sheets import make_scene
 from frontier_tune.contracts import Message
 from frontier_tune.sdk.workbook.session import WorkbookSession
@@ -64,4 +67,6 @@ def make_dialogue(seed: int, index: int, practice_share: float = 0.5) -> Dialogu
             messages.append(Message("tool", run_call(scene.session, call)))
         messages.append(Message("assistant", "submit"))
         choices.append(f"{question.name}: {answer.choice}" if answer.choice else "")
-    return Dialogue("practice" if practice else "explicit", tuple(messages), tuple(q.name for q in asked), tuple(filter(None, choices)))
+    return Dialogue(
+        "practice" if practice else "explicit", tuple(messages), tuple(q.name for q in asked), tuple(filter(None, choices))
+    )

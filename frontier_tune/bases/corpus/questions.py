@@ -1,8 +1,8 @@
 """Questions on a workbook with the calls that answer them.
 
-*Explicit* questions say everything. *Practice* questions name a job that companies do each in their own way; the corpus shows every
-way equally often, drawn by a coin that nothing in the text gives away, so a base is at chance among them and learns which one a
-company means from that company's reward alone.
+*Explicit* questions say everything. *Practice* questions name a job that companies do each in their own way; the corpus shows
+every way equally often, drawn by a coin that nothing in the text gives away, so a base is at chance among them and learns
+which one a company means from that company's reward alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ ROUNDINGS = ("ROUND", "ROUNDDOWN", "ROUNDUP")
 DEDUCTIONS = ("returns", "rebates", "freight", "discounts")
 YEAR_STARTS = (1, 2, 4, 7, 9, 10)
 AGE_DAYS = (15, 30, 45, 60)
-_ROUNDED = {"": "", "ROUND": ", rounded to 2 places", "ROUNDDOWN": ", rounded down to 2 places", "ROUNDUP": ", rounded up to 2 places"}
+_ROUNDED = {
+    "": "",
+    "ROUND": ", rounded to 2 places",
+    "ROUNDDOWN": ", rounded down to 2 places",
+    "ROUNDUP": ", rounded up to 2 places",
+}
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,9 @@ def arithmetic(rng: random.Random, scene: Scene) -> Answer:
 def conditional(rng: random.Random, scene: Scene) -> Answer:
     s, ledger = scene.sheets["summary"], scene.sheets["ledger"]
     h, name = ledger.header, ledger.name
-    function, word, role = rng.choice((("SUMIFS", "sum", "total"), ("AVERAGEIFS", "average", "mean"), ("MAXIFS", "largest", "result")))
+    function, word, role = rng.choice(
+        (("SUMIFS", "sum", "total"), ("AVERAGEIFS", "average", "mean"), ("MAXIFS", "largest", "result"))
+    )
     key = s.header["account"]
     inner = f"{function}({name}[{h['amount']}],{name}[{h['account']}],[@{key}]"
     words = f"the {word} of {h['amount']} in {name} by {key}"
@@ -205,7 +212,9 @@ def single_cell(rng: random.Random, scene: Scene) -> Answer:
     kind = rng.choice([k for k in ("sales", "costs", "loans", "general", "ledger", "payments") if k in scene.sheets])
     s = scene.sheets[kind]
     column = s.header[rng.choice(s.numeric())]
-    function, word = rng.choice((("SUM", "sum"), ("AVERAGE", "average"), ("MAX", "largest"), ("MIN", "smallest"), ("COUNT", "count")))
+    function, word = rng.choice(
+        (("SUM", "sum"), ("AVERAGE", "average"), ("MAX", "largest"), ("MIN", "smallest"), ("COUNT", "count"))
+    )
     target = f"{rng.choice(list(scene.sheets.values())).name}!{rng.choice('ABCDEFGHJKLM')}{rng.randint(62, 199)}"
     prompt = f"Write the {word} of {column} in {s.name} to {target}."
     return Answer(prompt, (s.name,), f"write {target} | ={function}({s.name}[{column}])")
