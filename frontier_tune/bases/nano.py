@@ -99,7 +99,7 @@ def train(
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    class Snapshots(TrainerCallback):  # type: ignore[misc]
+    class Snapshots(TrainerCallback):
         """Weights from time to time, so that a long build can be probed while it runs."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -162,7 +162,7 @@ def _head_on_labels(trainer_class: type[Any]) -> type[Any]:
     import torch
     from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-    class HeadOnLabels(trainer_class):  # type: ignore[misc]
+    class HeadOnLabels(trainer_class):
         def compute_loss(
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
