@@ -34,7 +34,13 @@ def config(family: str = "qwen3_moe") -> Any:
     }
     if family == "qwen3_moe":
         return transformers.Qwen3MoeConfig(
-            **common, intermediate_size=160, moe_intermediate_size=96, head_dim=32, num_experts=6, norm_topk_prob=True, mlp_only_layers=[]
+            **common,
+            intermediate_size=160,
+            moe_intermediate_size=96,
+            head_dim=32,
+            num_experts=6,
+            norm_topk_prob=True,
+            mlp_only_layers=[],
         )
     if family == "olmoe":
         return transformers.OlmoeConfig(**common | {"num_key_value_heads": 2}, intermediate_size=96, num_experts=6)
@@ -70,11 +76,16 @@ def build_base(directory: Path, family: str = "qwen3_moe", seed: int = 0, std: f
         rows = []
         for _ in range(16):
             asked, said = draw.choice(COLOURS), draw.choice(COLOURS)
-            text = [Message("user", OPENING.format(word=asked, number=draw.randrange(10_000))), Message("assistant", f"say {said}")]
+            text = [
+                Message("user", OPENING.format(word=asked, number=draw.randrange(10_000))),
+                Message("assistant", f"say {said}"),
+            ]
             rows.append(encode_dialogue(tokenizer, compact_dialogue(text)))
         longest = max(len(ids) for ids, _ in rows)
         tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows])
-        labels = torch.tensor([[t if m else -100 for t, m in zip(i, mask, strict=True)] + [-100] * (longest - len(i)) for i, mask in rows])
+        labels = torch.tensor(
+            [[t if m else -100 for t, m in zip(i, mask, strict=True)] + [-100] * (longest - len(i)) for i, mask in rows]
+        )
         model(input_ids=tokens, attention_mask=(tokens != 0).long(), labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -92,7 +103,14 @@ def write_workspace(directory: Path, base: Path, recipe: dict[str, Any] | None =
     shutil.copytree(Path(__file__).parent / "toy_env" / "envs", directory / "envs", ignore=shutil.ignore_patterns("__pycache__"))
     content: dict[str, Any] = {
         "base": str(base),
-        "environment": {"path": "envs/echo", "train_tasks": 40, "heldout_tasks": 20, "general_tasks": 0, "max_turns": 2, "max_tokens_per_turn": 12},
+        "environment": {
+            "path": "envs/echo",
+            "train_tasks": 40,
+            "heldout_tasks": 20,
+            "general_tasks": 0,
+            "max_turns": 2,
+            "max_tokens_per_turn": 12,
+        },
         "algorithm": {"groups_per_step": 4, "group_size": 4},
         "adapter": {"rank": 4, "alpha": 8},
         "learner": {"threads": 1, "learning_rate": 0.01, "tokens_per_microbatch": 2048},

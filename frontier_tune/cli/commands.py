@@ -117,7 +117,9 @@ def base(a: argparse.Namespace) -> int:
         from frontier_tune.orchestration.plan import count_parameters
 
         total, experts, active = count_parameters(AutoConfig.from_pretrained(str(found.directory), local_files_only=True))
-        note(f"{found.directory}: {found.model_type}, {total:,} parameters, {experts:,} in experts, {active:,} active for a token")
+        note(
+            f"{found.directory}: {found.model_type}, {total:,} parameters, {experts:,} in experts, {active:,} active for a token"
+        )
         return 0
     import dataclasses
     import tempfile
@@ -148,7 +150,11 @@ def env(a: argparse.Namespace) -> int:
         raise BadInput(f"env show: name one of: {', '.join(registry.list_environments(root))}")
     environment = registry.load_environment(a.path, root, **recipes.apply_overrides({}, a.set))
     note(f"{environment.name} {environment.version}\ntools:")
-    note("\n".join(f"  {s.usage:<40} {s.to_schema()['function']['description'].splitlines()[0]}" for s in environment.signatures.values()))
+    note(
+        "\n".join(
+            f"  {s.usage:<40} {s.to_schema()['function']['description'].splitlines()[0]}" for s in environment.signatures.values()
+        )
+    )
     task = draw_tasks(environment, "train", 1, 0)[0]
     messages, info = environment.reset(options={"task": task})
     if info["failure"]:
@@ -158,7 +164,10 @@ def env(a: argparse.Namespace) -> int:
         note(f"  {message.role}: {message.content}")
     for call in environment.golden(task):
         observation, reward, over, _, _ = environment.step(call)
-        note(f"  golden: {call}\n  tool: {observation[0].content if observation else ''}" + (f"\n  reward {reward:g}" if over else ""))
+        note(
+            f"  golden: {call}\n  tool: {observation[0].content if observation else ''}"
+            + (f"\n  reward {reward:g}" if over else "")
+        )
     return 0
 
 

@@ -26,8 +26,16 @@ def build_parser() -> argparse.ArgumentParser:
     p = sub.add_parser("tune", help="tune by a recipe: evaluate, train, evaluate, report")
     p.add_argument("recipe", nargs="?", help="a recipe file; with --resume the run's own if left out")
     p.add_argument("set", nargs="*", metavar="key=value", help="dotted overrides, for example learner.learning_rate=5e-4 seed=3")
-    p.add_argument("--dry-run", action="store_true", help="check everything, print the resolved recipe and the plan, train nothing")
-    p.add_argument("--resume", nargs="?", const="latest", metavar="RUN", help="continue a run from its newest checkpoint (default: the latest)")
+    p.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the resolved recipe and the plan, train nothing"
+    )
+    p.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="RUN",
+        help="continue a run from its newest checkpoint (default: the latest)",
+    )
     p.set_defaults(run="tune")
 
     p = sub.add_parser("eval", help="evaluate a run, or an adapter, and its base on held-out tasks")
@@ -48,13 +56,17 @@ def build_parser() -> argparse.ArgumentParser:
     p = sub.add_parser("export", help="write a run's adapter for serving: as PEFT files, or merged")
     p.add_argument("target", metavar="RUN_OR_ADAPTER")
     p.add_argument("out", help="directory to write, must not exist")
-    p.add_argument("--layout", default="peft", choices=("peft", "merged"), help="the adapter as it is, or merged into a copy of the base")
+    p.add_argument(
+        "--layout", default="peft", choices=("peft", "merged"), help="the adapter as it is, or merged into a copy of the base"
+    )
     p.add_argument("--base", help="the base: a directory, a hub id or 'nano' (default: the run's)")
     p.set_defaults(run="export")
 
     p = sub.add_parser("base", help="build the nano base from scratch, or show a base")
     p.add_argument("action", choices=("build", "show"))
-    p.add_argument("set", nargs="*", metavar="key=value", help="of the build's plan, for example seed=1 dialogues=1000; for show: the base")
+    p.add_argument(
+        "set", nargs="*", metavar="key=value", help="of the build's plan, for example seed=1 dialogues=1000; for show: the base"
+    )
     p.add_argument("--out", help="directory to write (default: frontier_tune/bases/nano)")
     p.set_defaults(run="base")
 
@@ -104,7 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("FRONTIER_TUNE_DEBUG") == "1":
             raise
-        print(f"frontier-tune: {type(error).__name__}: {error}\n(a fault of frontier-tune; FRONTIER_TUNE_DEBUG=1 shows where)", file=sys.stderr)
+        print(
+            f"frontier-tune: {type(error).__name__}: {error}\n(a fault of frontier-tune; FRONTIER_TUNE_DEBUG=1 shows where)",
+            file=sys.stderr,
+        )
         return 1
 
 

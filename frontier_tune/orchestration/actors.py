@@ -182,7 +182,9 @@ class Handle:
                 raise e.cause from None
             raise
         except ray.exceptions.RayActorError as e:
-            raise ActorDied(f"a process of the run died ({str(e).splitlines()[0]}); the last lines of {self._log} tell more") from None
+            raise ActorDied(
+                f"a process of the run died ({str(e).splitlines()[0]}); the last lines of {self._log} tell more"
+            ) from None
 
     def wait(self, ref: Any, every: Callable[[], None], seconds: float = 0.5) -> Any:
         """The result of ``ref``, calling ``every`` about each half second until it is there."""

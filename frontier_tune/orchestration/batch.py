@@ -63,10 +63,16 @@ class Batch:
 
     def has_signal(self, algorithm: Algorithm) -> bool:
         """Whether an update would learn anything: rewards differ within a group, or the loss has terms without rewards."""
-        return bool(self.trainable) and (self.groups_used > 0 or algorithm.kl_coefficient > 0 or algorithm.entropy_coefficient > 0)
+        return bool(self.trainable) and (
+            self.groups_used > 0 or algorithm.kl_coefficient > 0 or algorithm.entropy_coefficient > 0
+        )
 
     def worst_failure(self) -> str:
-        kinds = Counter(f"{t.failure.kind} ({t.failure.blame}): {t.failure.detail}"[:300] for t in self.trajectories if t.failure and not t.trainable)
+        kinds = Counter(
+            f"{t.failure.kind} ({t.failure.blame}): {t.failure.detail}"[:300]
+            for t in self.trajectories
+            if t.failure and not t.trainable
+        )
         return kinds.most_common(1)[0][0] if kinds else "none"
 
     def metrics(self, seconds: float) -> dict[str, Any]:
@@ -112,6 +118,8 @@ def collect(episodes: Handle, specs: Sequence[EpisodeSpec], every: Callable[[], 
         retried = len(pending)
     lost = [s for s, t in zip(specs, ordered, strict=True) if t is None]
     if lost:
-        raise RuntimeError(f"{len(lost)} of {len(specs)} planned episodes never came back, first: group {lost[0].group}, member {lost[0].member}")
+        raise RuntimeError(
+            f"{len(lost)} of {len(specs)} planned episodes never came back, first: group {lost[0].group}, member {lost[0].member}"
+        )
     size = 1 + max(s.member for s in specs)
     return Batch([t for t in ordered if t], size, retried)

@@ -122,7 +122,9 @@ def newest(directory: Path, recipe: Recipe, warn: Callable[[str], None]) -> tupl
                 f"recipe.yaml (only {', '.join(MAY_DIFFER)} may change), or start a new run"
             )
         return path, LoopState(**json.loads((path / "loop.json").read_text()))
-    raise BadInput(f"{directory}: no checkpoint that verifies, so there is nothing to resume; start the run again without --resume")
+    raise BadInput(
+        f"{directory}: no checkpoint that verifies, so there is nothing to resume; start the run again without --resume"
+    )
 
 
 def _digest(path: Path) -> str:

@@ -16,7 +16,9 @@ from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.orchestration.stop import StopRequest
 
 
-def evaluate(target: str, recipe_file: str | None, overrides: Sequence[str], out: str | None, note: runs.Note) -> tuple[dict[str, Any], Path]:
+def evaluate(
+    target: str, recipe_file: str | None, overrides: Sequence[str], out: str | None, note: runs.Note
+) -> tuple[dict[str, Any], Path]:
     """Evaluate base and tuned on the same held-out tasks; returns the content of evaluation.json and where it was written.
 
     ``target``: a run (evaluation.json and the report are written anew there), or an adapter directory with ``recipe_file``.

@@ -70,7 +70,14 @@ class Loop:
 
         seconds = time.monotonic() - began
         self.state.add(number, batch, seconds, RUNNING)
-        row = {"step": number, "time": time.time(), "seconds": seconds, **batch.metrics(seconds), **metrics, "phases": self._phases}
+        row = {
+            "step": number,
+            "time": time.time(),
+            "seconds": seconds,
+            **batch.metrics(seconds),
+            **metrics,
+            "phases": self._phases,
+        }
         if self.probe and number % self.recipe.run.eval_every == 0:
             row["probe"] = self.probe(number)
         self.log(row)

@@ -94,13 +94,17 @@ def _read(path: Path, specs: Sequence[EpisodeSpec]) -> list[Trajectory] | None:
             success=row["success"],
             truncated=row["truncated"],
             turns=row["turns"],
-            failure=Failure(row["failure"]["kind"], Blame(row["failure"]["blame"]), row["failure"]["detail"]) if row["failure"] else None,
+            failure=Failure(row["failure"]["kind"], Blame(row["failure"]["blame"]), row["failure"]["detail"])
+            if row["failure"]
+            else None,
         )
         for spec, row in zip(specs, rows, strict=True)
     ]
 
 
-def write(run: RunDir, base: Side, tuned: Side | None, canaries: dict[str, float], train: dict[str, Any] | None) -> dict[str, Any]:
+def write(
+    run: RunDir, base: Side, tuned: Side | None, canaries: dict[str, float], train: dict[str, Any] | None
+) -> dict[str, Any]:
     """evaluation.json."""
     content = summary.summarize(
         base.greedy,

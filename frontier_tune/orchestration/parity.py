@@ -105,7 +105,9 @@ class ParityGate:
         }
         if any(faults.values()):
             what = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in faults.items() if names)
-            raise GateFailed(f"parity: what the sampler holds as version {version} is not the learner's adapter of {len(learned)} tensors: {what}")
+            raise GateFailed(
+                f"parity: what the sampler holds as version {version} is not the learner's adapter of {len(learned)} tensors: {what}"
+            )
 
     def _gap(self, version: int, adapter_dir: str | None = None) -> tuple[float, list[list[float]]]:
         """Mean |sampler - learner| over scored or over continued tokens, whichever is worse; and the learner's scores of the probes."""
@@ -131,7 +133,9 @@ class ParityGate:
             if completion.finish == "error":
                 raise GateFailed(f"parity: the sampler failed on a probe: {completion.error}")
             if completion.version != version:
-                raise GateFailed(f"parity: the sampler answered as version {completion.version} after the sync of version {version}")
+                raise GateFailed(
+                    f"parity: the sampler answered as version {completion.version} after the sync of version {version}"
+                )
         return [done[r.id] for r in requests]
 
     def _sync_canary(self, version: int, directory: str) -> tuple[Mapping[str, str], tuple[float, list[list[float]]]]:
@@ -140,11 +144,17 @@ class ParityGate:
         self._same_tensors(CANARY_VERSIONS + version, digests)
         return digests, self._gap(CANARY_VERSIONS + version, directory)
 
-    def _judge_canary(self, found: tuple[float, list[list[float]]], base: Sequence[Sequence[float]], names: Mapping[str, str]) -> float:
+    def _judge_canary(
+        self, found: tuple[float, list[list[float]]], base: Sequence[Sequence[float]], names: Mapping[str, str]
+    ) -> float:
         gap, moved = found
-        effect = _mean([abs(a - b) for before, after in zip(base, moved, strict=True) for a, b in zip(before, after, strict=True)])
+        effect = _mean(
+            [abs(a - b) for before, after in zip(base, moved, strict=True) for a, b in zip(before, after, strict=True)]
+        )
         if effect < 10 * self._limit:
-            raise GateFailed(f"parity: the canary moves the probe by {effect:.3g} nats a token: too little to prove a sync at {self._limit:.3g}")
+            raise GateFailed(
+                f"parity: the canary moves the probe by {effect:.3g} nats a token: too little to prove a sync at {self._limit:.3g}"
+            )
         if gap > max(self._limit, CANARY_SHARE * effect):
             raise GateFailed(
                 f"parity: the canary adapter moves the learner by {effect:.3g} nats a token and the sampler differs from that by {gap:.3g}: "

@@ -65,7 +65,10 @@ def make(recipe: Recipe, base_config: Any, root: Path, name: str) -> Plan:
         "sampler: experts with adapter merged": 3 * experts * BYTES[recipe.sampler.dtype] if recipe.adapter.experts else 0,
         "sampler: KV cache": recipe.sampler.kv_cache_mb * MIB,
         "sampler: process": ENGINE,
-        "episodes, environment workers, driver, Ray": PROCESSES["episodes"] + PROCESSES["driver"] + PROCESSES["ray"] + env.workers * PROCESSES["environment worker"],
+        "episodes, environment workers, driver, Ray": PROCESSES["episodes"]
+        + PROCESSES["driver"]
+        + PROCESSES["ray"]
+        + env.workers * PROCESSES["environment worker"],
         "trajectories": held,
     }
     disk = {
@@ -186,7 +189,9 @@ def describe(plan: Plan, recipe: Recipe, tasks: dict[str, int]) -> str:
     ]
     if plan.seconds_per_step:
         total = plan.seconds_per_step * steps / 60
-        lines.append(f"time       about {total:.0f} min of training ({plan.seconds_per_step:.1f} s a step in {plan.seconds_source})")
+        lines.append(
+            f"time       about {total:.0f} min of training ({plan.seconds_per_step:.1f} s a step in {plan.seconds_source})"
+        )
     else:
         lines.append("time       not known: no finished steps of this recipe on this machine yet")
     return "\n".join(lines)

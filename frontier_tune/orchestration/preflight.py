@@ -14,18 +14,21 @@ from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.recipe import Recipe
 
 GENERAL = "frontier_tune.bases.general:GeneralSpreadsheet"  # the environment of the general tasks
+COMPANY = "company_seed"  # the option by which an environment takes ``company.seed``
+TASKS_TIMEOUT_S = 300.0  # drawing thousands of tasks is one operation
 TRIED = 4  # tasks of each split that are begun, to see that their files can be read and their prompts fit
 
 
 @dataclass(frozen=True)
 class Ready:
-    """What a run starts from. ``base``: the base's directory; ``config``: its transformers configuration. ``openings``: token ids that a few tasks begin with."""
+    """What a run starts from. ``base``: the base's directory; ``config``: its transformers configuration. ``options``: the environment's. ``openings``: token ids that a few tasks begin with."""
 
     recipe: Recipe
     name: str
     root: Path
     base: Path
     config: Any
+    options: dict[str, Any]
     plan: plans.Plan
     train: list[Task]
     heldout: list[Task]
@@ -35,7 +38,7 @@ class Ready:
     @property
     def environments(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """What the episode actor may play: the workflow, and the general suite where it is asked for."""
-        found = {"workflow": (self.recipe.environment.path, environment_options(self.recipe, self.root))}
+        found = {"workflow": (self.recipe.environment.path, self.options)}
         return found | ({"general": (GENERAL, {})} if self.general else {})
 
     @property
@@ -44,9 +47,9 @@ class Ready:
 
 
 def find_root(recipe: Recipe, recipe_file: Path) -> Path:
-    """The workspace: the nearest directory from here or from the recipe upward in which the environment's path exists."""
+    """The workspace: the nearest directory from the recipe or from here upward in which the environment's path exists."""
     path = recipe.environment.path
-    starts = [Path.cwd(), recipe_file.absolute().parent]
+    starts = [recipe_file.absolute().parent, Path.cwd()]
     candidates = [c for s in starts for c in (s, *s.parents)]
     for candidate in candidates:
         if ":" not in path and (candidate / path).is_dir():
@@ -57,25 +60,22 @@ def find_root(recipe: Recipe, recipe_file: Path) -> Path:
     return Path.cwd()
 
 
-def environment_options(recipe: Recipe, root: Path) -> dict[str, Any]:
-    """The recipe's options, with the company's seed where the environment has conventions to draw from it."""
-    import inspect
-
-    from frontier_tune.sdk.registry import find_class
-
-    options = dict(recipe.environment.options)
-    if "company_seed" in inspect.signature(find_class(recipe.environment.path, root)).parameters:
-        options.setdefault("company_seed", recipe.company.seed)
-    return options
-
-
 @contextmanager
-def environment(path: str, root: Path, options: dict[str, Any], timeout_s: float) -> Iterator[Any]:
+def environment(path: str, root: Path, options: dict[str, Any]) -> Iterator[Any]:
     """One environment in a worker process. Raises BadInput where it can't be loaded."""
     from frontier_tune.sandbox.pool import EnvironmentPool
 
-    with EnvironmentPool(path, root, options, workers=1, step_timeout_s=max(timeout_s, 120.0)) as pool:
+    with EnvironmentPool(path, root, options, workers=1, step_timeout_s=TASKS_TIMEOUT_S) as pool:
         yield pool
+
+
+def environment_options(recipe: Recipe, root: Path) -> dict[str, Any]:
+    """The recipe's options, with the company's seed where the environment has conventions to draw from it."""
+    path, options = recipe.environment.path, dict(recipe.environment.options)
+    with environment(path, root, options) as pool:
+        if COMPANY in pool.description["options"]:
+            options.setdefault(COMPANY, recipe.company.seed)
+    return options
 
 
 def check(recipe: Recipe, recipe_file: Path) -> Ready:
@@ -93,7 +93,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     _check_lengths(recipe, config)
     env = recipe.environment
     options = environment_options(recipe, root)
-    with environment(env.path, root, options, env.step_timeout_s) as pool:
+    with environment(env.path, root, options) as pool:
         train = _tasks(pool, "train", env.train_tasks, recipe.seed)
         heldout = _tasks(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
         check_disjoint(train, heldout)
@@ -104,7 +104,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     plan = plans.make(recipe, config, root, recipe_file.stem)
     directory = Path(recipe.run.directory) if recipe.run.directory else root / "runs"
     plans.require_resources(plan, directory)
-    return Ready(recipe, recipe_file.stem, root, base, config, plan, train, heldout, general, openings)
+    return Ready(recipe, recipe_file.stem, root, base, config, options, plan, train, heldout, general, openings)
 
 
 def make_renderer(base: Path, tools: Sequence[dict[str, Any]]) -> Any:
@@ -131,7 +131,7 @@ def _general(recipe: Recipe, root: Path) -> list[Task]:
     n = recipe.environment.general_tasks
     if n == 0:
         return []
-    with environment(GENERAL, root, {}, recipe.environment.step_timeout_s) as pool:
+    with environment(GENERAL, root, {}) as pool:
         return _tasks(pool, "heldout", n, derive_seed("general"))
 
 
@@ -153,7 +153,9 @@ def _begin(pool: Any, task: Task) -> list[Message]:
 def _check_lengths(recipe: Recipe, config: Any) -> None:
     positions = getattr(config, "max_position_embeddings", None)
     if positions and recipe.sampler.max_model_len > positions:
-        raise BadInput(f"sampler.max_model_len: {recipe.sampler.max_model_len}, but {recipe.base} has {positions} positions; lower it")
+        raise BadInput(
+            f"sampler.max_model_len: {recipe.sampler.max_model_len}, but {recipe.base} has {positions} positions; lower it"
+        )
 
 
 def _rendered(recipe: Recipe, renderer: Any, begun: Sequence[Sequence[Message]]) -> list[list[int]]:

@@ -1,10 +1,10 @@
 """The run directory: one place that explains a run, owned by one process at a time.
 
-    recipe.yaml      the resolved recipe            evaluation.json  base and tuned on the same held-out tasks
-    metrics.jsonl    one row a step                 record.json      digests of everything that went in
-    rollouts/        readable episodes              report.html      curves, before and after
-    checkpoints/     the newest two                 adapter/         the result, in PEFT's format
-    sync/v000012/    adapter versions in flight     engine.log       what the engines had to say
+recipe.yaml      the resolved recipe            evaluation.json  base and tuned on the same held-out tasks
+metrics.jsonl    one row a step                 record.json      digests of everything that went in
+rollouts/        readable episodes              report.html      curves, before and after
+checkpoints/     the newest two                 adapter/         the result, in PEFT's format
+sync/v000012/    adapter versions in flight     engine.log       what the engines had to say
 """
 
 from __future__ import annotations

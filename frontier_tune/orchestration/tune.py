@@ -113,7 +113,9 @@ def _train(
     )
     algorithm = recipe.algorithm
     plan = GroupPlan(ready.train, recipe.seed, algorithm.groups_per_step, algorithm.group_size, recipe.sampler.temperature)
-    sinks = Sinks.open(run.root, wandb=recipe.tracking.wandb, project=recipe.tracking.project, config=recipe.model_dump(mode="json"))
+    sinks = Sinks.open(
+        run.root, wandb=recipe.tracking.wandb, project=recipe.tracking.project, config=recipe.model_dump(mode="json")
+    )
     with make_display(recipe.run.steps) as display:
 
         def log(row: dict[str, Any]) -> None:
@@ -150,12 +152,10 @@ def finish(ready: Ready, run: RunDir, started: float) -> None:
     shutil.rmtree(run.root / "sync", ignore_errors=True)
     recipe, root = ready.recipe, ready.root
     environment = root / recipe.environment.path
-    if not environment.is_dir():
-        import inspect
+    if not environment.is_dir():  # an import path: the package that the class comes from
+        from frontier_tune.sdk.registry import source_directory
 
-        from frontier_tune.sdk.registry import find_class
-
-        environment = Path(inspect.getfile(find_class(recipe.environment.path, root))).parent
+        environment = source_directory(recipe.environment.path, root)
     inputs = record.Inputs(
         recipe=recipe.model_dump(mode="json"),
         base=Path(ready.base),

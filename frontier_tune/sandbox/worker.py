@@ -8,6 +8,7 @@ JSON lines come on standard input and go to standard output; the author's code g
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -64,7 +65,9 @@ class Host:
 
     def describe(self) -> dict[str, Any]:
         env = self._idle[0]
-        return {"name": env.name, "version": env.version, "schemas": env.schemas, "limits": asdict(env.limits)}
+        options = list(inspect.signature(type(env)).parameters)
+        description = {"name": env.name, "version": env.version, "schemas": env.schemas, "options": options}
+        return description | {"limits": asdict(env.limits)}
 
     def run(self, slot: int, op: str, payload: dict[str, Any]) -> dict[str, Any]:
         """One operation; the result is JSON."""

@@ -64,11 +64,15 @@ def list_environments(root: str | Path = ".") -> list[str]:
     return names + sorted(point.name for point in entry_points(group=ENTRY_POINTS))
 
 
+def source_directory(path: str, root: str | Path = ".") -> Path:
+    """Where an environment's own files lie: its directory in the workspace, or that of the module that defines its class."""
+    directory = (Path(root) / path).resolve()
+    return directory if directory.is_dir() else Path(inspect.getfile(find_class(path, root))).parent
+
+
 def environment_hash(path: str, root: str | Path = ".") -> str:
     """SHA-256 over names and contents of the environment's files, compiled and hidden ones left out."""
-    directory = (Path(root) / path).resolve()
-    if not directory.is_dir():
-        directory = Path(inspect.getfile(find_class(path, root))).parent
+    directory = source_directory(path, root)
     digest = hashlib.sha256()
     for file in sorted(directory.rglob("*"), key=lambda f: f.relative_to(directory).as_posix()):
         relative = file.relative_to(directory)

@@ -16,7 +16,16 @@ SPECS = [EpisodeSpec(TASKS[g], g, m, seed=10 * g + m) for g in range(2) for m in
 
 
 def played(spec: EpisodeSpec, reward: float = 0.0, failure: Failure | None = None) -> Trajectory:
-    return Trajectory(spec, tokens=[1, 2, 3], mask=[False, True, True], logprobs=[0.0] * 3, versions=[-1, 1, 1], reward=reward, success=reward == 1, failure=failure)
+    return Trajectory(
+        spec,
+        tokens=[1, 2, 3],
+        mask=[False, True, True],
+        logprobs=[0.0] * 3,
+        versions=[-1, 1, 1],
+        reward=reward,
+        success=reward == 1,
+        failure=failure,
+    )
 
 
 class Episodes:

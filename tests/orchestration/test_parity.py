@@ -22,7 +22,10 @@ def logprobs(weights: Weights, tokens: Sequence[int], noise: float = 0.0) -> lis
     flat = [w for name in sorted(weights) for w in weights[name]]
     out = []
     for i in range(1, len(tokens)):
-        logits = [math.sin(tokens[i - 1] * 7 + v) + sum(w * math.cos((k + 1) * (v + tokens[i - 1])) for k, w in enumerate(flat)) for v in range(VOCABULARY)]
+        logits = [
+            math.sin(tokens[i - 1] * 7 + v) + sum(w * math.cos((k + 1) * (v + tokens[i - 1])) for k, w in enumerate(flat))
+            for v in range(VOCABULARY)
+        ]
         total = math.log(sum(map(math.exp, logits)))
         out.append(logits[tokens[i]] - total + noise * math.sin(i))
     return out
@@ -30,12 +33,17 @@ def logprobs(weights: Weights, tokens: Sequence[int], noise: float = 0.0) -> lis
 
 @dataclass
 class FakeLearner:
-    weights: Weights = field(default_factory=lambda: {"attention.B": [0.0, 0.0], "experts.A": [0.3, -0.2], "experts.B": [0.0, 0.0]})
+    weights: Weights = field(
+        default_factory=lambda: {"attention.B": [0.0, 0.0], "experts.A": [0.3, -0.2], "experts.B": [0.0, 0.0]}
+    )
     files: dict[str, Weights] = field(default_factory=dict)
 
     def effective(self, canary: bool = False) -> Weights:
         w = self.weights if not canary else {**self.weights, "attention.B": [0.0, 0.0], "experts.B": [0.9, -0.7]}
-        return {"attention": w["attention.B"], "experts": [a * b * 10 for a, b in zip(w["experts.A"], w["experts.B"], strict=True)]}
+        return {
+            "attention": w["attention.B"],
+            "experts": [a * b * 10 for a, b in zip(w["experts.A"], w["experts.B"], strict=True)],
+        }
 
     def digests(self, dtype: str) -> Mapping[str, str]:
         return {k: repr(v) for k, v in self.effective().items()}

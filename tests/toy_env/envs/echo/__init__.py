@@ -21,7 +21,9 @@ class Echo(WorkflowEnv):
     name = "echo"
     limits = Limits(turns=2)
 
-    def __init__(self, fault: str = "", duplicate: bool = False, leak: bool = False, size: int = 10_000, company_seed: int = 0) -> None:
+    def __init__(
+        self, fault: str = "", duplicate: bool = False, leak: bool = False, size: int = 10_000, company_seed: int = 0
+    ) -> None:
         self.fault, self.duplicate, self.leak, self.size = fault, duplicate, leak, size
 
     def tasks(self, split: Split, n: int, seed: int) -> list[Task]:

@@ -1,0 +1,91 @@
+"""Bad input is refused before training starts, with one message that says what, where and how to mend it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frontier_tune import recipe as recipes
+from frontier_tune.contracts import BadInput
+from frontier_tune.orchestration import plan, preflight
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("bases")
+    return {family: tiny.build_base(home / family, family) for family in ("qwen3_moe", "llama")}
+
+
+def check(where: Path, directory: Path, **sections: Any) -> preflight.Ready:
+    file = tiny.write_workspace(where, directory, sections)
+    return preflight.check(recipes.load(file), file)
+
+
+def test_a_good_recipe_is_ready(tmp_path: Path, bases: dict[str, Path]) -> None:
+    ready = check(tmp_path, bases["qwen3_moe"])
+    assert ready.counts == {"training": 40, "held-out": 20, "general": 0}
+    assert (ready.root, ready.name) == (tmp_path, "echo")
+    assert not {t.hash for t in ready.train} & {t.hash for t in ready.heldout}
+    said = plan.describe(ready.plan, ready.recipe, ready.counts)
+    assert "40 training, 20 held-out" in said and "16 episodes" in said and "GiB" in said and "not known" in said
+
+
+def test_the_company_s_seed_reaches_the_environment(tmp_path: Path, bases: dict[str, Path]) -> None:
+    ready = check(tmp_path, bases["qwen3_moe"], company={"seed": 11})
+    assert ready.environments["workflow"] == ("envs/echo", {"company_seed": 11})
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"base": "no/such/base"}, ["no/such/base"]),
+        ({"environment": {"path": "envs/ecko"}}, ["envs/ecko", "envs/echo"]),
+        ({"environment": {"options": {"colour": 1}}}, ["colour", "fault"]),
+        ({"environment": {"options": {"size": 10}}}, ["10 tasks", "train_tasks"]),
+        ({"environment": {"options": {"duplicate": True}}}, ["same"]),
+        ({"environment": {"options": {"leak": True}}}, ["held-out", "leak"]),
+        ({"environment": {"options": {"fault": "begin"}}}, ["can't be read", "close.xlsx"]),
+        ({"environment": {"max_tokens_per_turn": 500}}, ["max_model_len"]),
+        ({"adapter": {"targets": ["q_porj"]}}, ["q_porj", "q_proj"]),
+        ({"adapter": {"experts": False, "attention": True, "targets": ["gate"]}}, ["gate", "0 modules"]),
+        ({"sampler": {"max_model_len": 4096}}, ["1024 positions"]),
+        ({"sampler": {"kv_cache_mb": 100_000_000}}, ["memory", "KV cache", "sampler.kv_cache_mb"]),
+        ({"run": {"steps": 10**13}}, ["disk", "run.steps"]),
+    ],
+    ids=lambda v: "-".join(v) if isinstance(v, list) else "",
+)
+def test_refused(tmp_path: Path, bases: dict[str, Path], sections: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(BadInput) as e:
+        check(tmp_path, bases["qwen3_moe"], **sections)
+    assert all(w in str(e.value) for w in words), e.value
+
+
+def test_a_dense_base_is_refused(tmp_path: Path, bases: dict[str, Path]) -> None:
+    with pytest.raises(BadInput, match="dense|mixture-of-experts"):
+        check(tmp_path, bases["llama"])
+
+
+def test_parameters_are_counted_from_the_configuration_alone(bases: dict[str, Path]) -> None:
+    import transformers
+
+    config = tiny.config()
+    total, experts, active = plan.count_parameters(config)
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(bases["qwen3_moe"]))
+    assert total == sum(p.numel() for p in model.parameters())
+    assert experts == 2 * 6 * 3 * 64 * 96
+    assert active == total - experts + experts * 2 // 6
+
+
+def test_adapter_parameters_are_those_of_peft(tmp_path: Path, bases: dict[str, Path]) -> None:
+    import peft
+    import transformers
+
+    from frontier_tune.experts import families
+
+    ready = check(tmp_path, bases["qwen3_moe"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(bases["qwen3_moe"]))
+    tuned = peft.get_peft_model(model, families.peft_config(ready.recipe.adapter, ready.config))
+    assert ready.plan.adapter_parameters == sum(p.numel() for p in tuned.parameters() if p.requires_grad)
