@@ -32,8 +32,8 @@ SETTINGS = {
 for _key, _value in SETTINGS.items():
     os.environ.setdefault(_key, _value)
 
-# With usage statistics off Ray's dashboard process still asks the cloud providers' metadata addresses which cloud this is. A proxy
-# on a closed loopback port ends such requests on this machine. Only processes that Ray starts see it.
+# Even with usage statistics off Ray's dashboard process asks the cloud providers' metadata addresses which cloud this is. A
+# proxy on a closed loopback port ends such requests on this machine. Only processes that Ray starts see it.
 _DEAD_END = "http://127.0.0.1:9"
 PROXIES = {k: _DEAD_END for k in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
 PROXIES |= {k: "localhost,127.0.0.1,::1" for k in ("no_proxy", "NO_PROXY")}

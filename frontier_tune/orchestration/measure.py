@@ -1,4 +1,4 @@
-"""The evaluation before and after: held-out tasks greedily and sampled, the general suite, canaries. Kept in the run directory."""
+"""The evaluation before and after: held-out tasks greedily and sampled, the general suite, canaries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Measure:
     note: Callable[[str], None]
 
     def side(self, name: str, reuse: bool = False) -> Side:
-        """Evaluate the current policy as ``name`` (base or tuned); with ``reuse`` take what an interrupted run has played already."""
+        """Evaluate the current policy as ``name`` (base, tuned). ``reuse``: take what an interrupted run has played already."""
         r = self.ready
         greedy = self._scores(f"{name}-greedy", r.heldout, "workflow", sampled=False, reuse=reuse)
         sampled = self._scores(f"{name}-sampled", r.heldout[: 2 * r.recipe.run.eval_tasks], "workflow", sampled=True, reuse=reuse)

@@ -69,8 +69,8 @@ class ParityGate:
         if gap > CEILING[self.dtype] and self.tolerance is None:
             raise GateFailed(
                 f"parity: before any training, learner and sampler differ by {gap:.3g} nats a token on the probe (noise at "
-                f"{self.dtype} is below {CEILING[self.dtype]:g}): they do not run the same model. Another base or dtype, a sync that did "
-                "nothing, or a stale prefix cache"
+                f"{self.dtype} is below {CEILING[self.dtype]:g}): they do not run the same model. Another base or dtype, "
+                "a sync that did nothing, or a stale prefix cache"
             )
         self.tolerance = self.tolerance or max(FLOOR[self.dtype], NOISE_FACTOR * gap)
         effect = self._judge_canary(canary, base, digests)
@@ -106,11 +106,11 @@ class ParityGate:
         if any(faults.values()):
             what = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in faults.items() if names)
             raise GateFailed(
-                f"parity: what the sampler holds as version {version} is not the learner's adapter of {len(learned)} tensors: {what}"
+                f"parity: version {version} in the sampler is not the learner's adapter of {len(learned)} tensors: {what}"
             )
 
     def _gap(self, version: int, adapter_dir: str | None = None) -> tuple[float, list[list[float]]]:
-        """Mean |sampler - learner| over scored or over continued tokens, whichever is worse; and the learner's scores of the probes."""
+        """Mean |sampler - learner| of scored or continued tokens, whichever is worse; and the learner's scores."""
         completions = self._continue(version)
         scored = self.sampler.score(self.probes, version)
         learned = self.learner.score([[*p, *c.tokens] for p, c in zip(self.probes, completions, strict=True)], adapter_dir)
@@ -152,21 +152,20 @@ class ParityGate:
             [abs(a - b) for before, after in zip(base, moved, strict=True) for a, b in zip(before, after, strict=True)]
         )
         if effect < 10 * self._limit:
-            raise GateFailed(
-                f"parity: the canary moves the probe by {effect:.3g} nats a token: too little to prove a sync at {self._limit:.3g}"
-            )
+            raise GateFailed(f"parity: the canary moves the probe by {effect:.3g} nats a token: too little at {self._limit:.3g}")
         if gap > max(self._limit, CANARY_SHARE * effect):
             raise GateFailed(
-                f"parity: the canary adapter moves the learner by {effect:.3g} nats a token and the sampler differs from that by {gap:.3g}: "
-                f"a part of it is lost, transposed, mis-scaled or stale on its way ({_some(sorted(names))})"
+                f"parity: the canary adapter moves the learner by {effect:.3g} nats a token, the sampler differs from that by "
+                f"{gap:.3g}: a part of it is lost, transposed, mis-scaled or stale on its way ({_some(sorted(names))})"
             )
         return effect
 
     def _require(self, gap: float, version: int) -> None:
         if gap > self._limit:
             raise GateFailed(
-                f"parity: as version {version} the sampler's log-probabilities differ from the learner's by {gap:.3g} nats a token on the "
-                f"probe, tolerance {self._limit:.3g}, though every tensor is equal: a stale prefix cache, or a scale or layout not applied"
+                f"parity: as version {version} the sampler's log-probabilities differ from the learner's by {gap:.3g} nats a token "
+                f"on the probe, tolerance {self._limit:.3g}, though every tensor is equal: a stale prefix cache, or a scale or "
+                "layout that is not applied"
             )
 
 

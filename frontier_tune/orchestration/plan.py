@@ -178,9 +178,10 @@ def describe(plan: Plan, recipe: Recipe, tasks: dict[str, int]) -> str:
     steps = recipe.run.steps
     lines = [
         "tasks      " + ", ".join(f"{n:,} {k}" for k, n in tasks.items()),
-        f"step       {recipe.algorithm.groups_per_step} groups of {recipe.algorithm.group_size}: {plan.episodes_per_step:,} episodes, "
-        f"at most {plan.tokens_per_step_at_most:,} sampled tokens; {steps} steps",
-        f"base       {plan.parameters / 1e6:,.2f} M parameters, {plan.expert_parameters / 1e6:,.2f} M in experts, {plan.active_parameters / 1e6:,.2f} M active for a token",
+        f"step       {recipe.algorithm.groups_per_step} groups of {recipe.algorithm.group_size}: "
+        f"{plan.episodes_per_step:,} episodes, at most {plan.tokens_per_step_at_most:,} sampled tokens; {steps} steps",
+        f"base       {plan.parameters / 1e6:,.2f} M parameters, {plan.expert_parameters / 1e6:,.2f} M in experts, "
+        f"{plan.active_parameters / 1e6:,.2f} M active for a token",
         f"adapter    {plan.adapter_parameters / 1e6:,.3f} M parameters of rank {recipe.adapter.rank}",
         f"memory     about {size(plan.memory_total)}:",
         *(f"             {size(v):>9}  {k}" for k, v in plan.memory.items()),

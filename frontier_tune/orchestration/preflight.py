@@ -21,7 +21,11 @@ TRIED = 4  # tasks of each split that are begun, to see that their files can be 
 
 @dataclass(frozen=True)
 class Ready:
-    """What a run starts from. ``base``: the base's directory; ``config``: its transformers configuration. ``options``: the environment's. ``openings``: token ids that a few tasks begin with."""
+    """What a run starts from.
+
+    ``base``: the base's directory; ``config``: its transformers configuration; ``options``: the environment's; ``openings``:
+    token ids that a few tasks begin with.
+    """
 
     recipe: Recipe
     name: str
@@ -165,7 +169,8 @@ def _rendered(recipe: Recipe, renderer: Any, begun: Sequence[Sequence[Message]])
     room = recipe.sampler.max_model_len - longest
     if room < recipe.environment.max_tokens_per_turn:
         raise BadInput(
-            f"sampler.max_model_len: {recipe.sampler.max_model_len} leaves {room} tokens after an opening of {longest}; a turn takes up to "
-            f"{recipe.environment.max_tokens_per_turn} (environment.max_tokens_per_turn): raise the one or lower the other"
+            f"sampler.max_model_len: {recipe.sampler.max_model_len} leaves {room} tokens after an opening of {longest}; "
+            f"a turn takes up to {recipe.environment.max_tokens_per_turn} (environment.max_tokens_per_turn): "
+            "raise the one or lower the other"
         )
     return openings

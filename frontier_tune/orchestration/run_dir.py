@@ -99,7 +99,7 @@ class RunDir:
         return path
 
     def rewind(self, step: int) -> None:
-        """Forget metrics and rollouts of the steps after ``step``, the last of the checkpoint: a resumed run writes them again."""
+        """Forget metrics and rollouts of the steps after ``step``, the checkpoint's: a resumed run writes them again."""
         if self.metrics.is_file():
             rows = [line for line in self.metrics.read_text().splitlines() if line.strip()]
             kept = [line for line in rows if _step_of(line) <= step]

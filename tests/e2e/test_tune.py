@@ -40,7 +40,7 @@ def test_a_run_from_recipe_to_report_and_its_evaluation_again(tmp_path: Path, ta
     assert "step 3/3" in said and "Traceback" not in said and "WARNING" not in said
     found = json.loads((home / "evaluation.json").read_text())
     assert found["train"]["steps"] == 3 and found["base"]["n"] == found["tuned"]["n"] == 20
-    assert found["canaries"]["no-op"] == 0
+    assert found["canaries"]["no_op"] == 0
     trained = rows(tmp_path)
     assert [r["step"] for r in trained] == [1, 2, 3]
     assert any("canary_effect" in r["parity"] for r in trained if "parity" in r)  # type: ignore[operator]

@@ -44,7 +44,10 @@ def test_a_named_directory_that_holds_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_refused_with_the_owner_s_pid(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from frontier_tune.orchestration.run_dir import RunDir; RunDir(Path(sys.argv[1])).lock(); print('mine', flush=True); sys.stdin.read()"
+    code = (
+        "import sys; from pathlib import Path; from frontier_tune.orchestration.run_dir import RunDir\n"
+        "RunDir(Path(sys.argv[1])).lock(); print('mine', flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout and owner.stdin
         assert owner.stdout.readline() == b"mine\n"
