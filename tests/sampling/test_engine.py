@@ -58,21 +58,27 @@ def test_a_zero_adapter_is_the_base_exactly(qwen):
 
 
 def test_a_mixed_batch_leaves_base_rows_alone(qwen):
-    version = qwen.next_version()
-    alone = qwen.sampler.score(SEQUENCES, 0)
-    qwen.sampler.sync(qwen.write("mixed", seed=2, std=0.5), version)
-    adapted = qwen.sampler.score(SEQUENCES, version)
+    """Base rows between those of two adapters, so that no slot is empty: slot -1 taken as an index would hit the last one."""
+    numbers = [0, qwen.next_version(), qwen.next_version()]
+    qwen.sampler.sync(qwen.write("mixed", seed=2, std=0.5), numbers[1], activate=False)
+    qwen.sampler.sync(qwen.write("mixed-too", seed=40, std=0.5), numbers[2], activate=False)
+    alone = {n: qwen.sampler.score(SEQUENCES, n) for n in numbers}
     results = {}
 
     def score(number):
         results[number] = qwen.sampler.score(SEQUENCES, number)
 
-    threads = [threading.Thread(target=score, args=(n,)) for n in (0, version)]
-    qwen.sampler._call(lambda backend: [t.start() for t in threads] and threads[0].join(0.2))  # both wait for one step
+    threads = [threading.Thread(target=score, args=(n,)) for n in numbers]
+    # Started while the engine's thread is held up, so that all are in its next step.
+    qwen.sampler._call(lambda backend: [t.start() for t in threads] and threads[0].join(0.3))
     for t in threads:
         t.join()
-    assert gap(results[0], alone) < 1e-6
-    assert gap(results[version], adapted) < 1e-6
+    assert gap(results[0], qwen.reference(SEQUENCES, adapter=False)) < 1e-5
+    for n in numbers:
+        assert gap(results[n], alone[n]) < 1e-6
+    for n in numbers[1:]:
+        assert gap(alone[n], alone[0]) > 0.01
+        qwen.sampler.release(n)
 
 
 def test_logprobs_are_of_the_distribution_that_was_drawn_from(qwen):
@@ -276,7 +282,7 @@ def test_zz_a_broken_engine_reaches_every_waiting_caller(setups):
         for t in threads:
             t.start()
 
-    s._put(sabotage)
+    s._call(sabotage)  # back when all callers are on their way
     for t in threads:
         t.join(timeout=30)
     assert not any(t.is_alive() for t in threads)
