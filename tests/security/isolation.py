@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -107,5 +108,10 @@ def run(command: Sequence[str], scratch: Path, environment: Mapping[str, str], t
     sealed = ["unshare", "-rn", sys.executable, "-c", LOOPBACK_UP, *traced, *command]
     output = scratch / "output.txt"
     with output.open("w") as out:  # a file, not a pipe: a daemon that outlives the command must not keep us waiting
-        done = subprocess.run(sealed, env=env, stdout=out, stderr=subprocess.STDOUT, timeout=timeout_s, check=False)
-    return done.returncode, output.read_text(), from_strace(trace.read_text(errors="replace")) + from_audit(audit.read_text())
+        process = subprocess.Popen(sealed, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"not done after {timeout_s:.0f} s; so far:\n{output.read_text()[-2000:]}") from None
+    return code, output.read_text(), from_strace(trace.read_text(errors="replace")) + from_audit(audit.read_text())

@@ -40,7 +40,7 @@ def test_a_smoke_run_needs_no_network_and_tries_none(tmp_path: Path, root: Path)
         str(root / "recipes" / "smoke.yaml"),
         f"run.directory={run_dir}",
     ]
-    code, output, attempts = isolation.run(command, scratch, plain_environment(), timeout_s=600)
+    code, output, attempts = isolation.run(command, scratch, plain_environment(), timeout_s=900)
     assert code == 0, output[-4000:]
     assert not attempts, f"{len(attempts)} attempts to reach the network:\n" + "\n".join(attempts[:10])
     assert (run_dir / "evaluation.json").is_file()
