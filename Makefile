@@ -19,7 +19,7 @@ export VLLM_NO_USAGE_STATS := 1
 export VLLM_DO_NOT_TRACK := 1
 export DO_NOT_TRACK := 1
 export RAY_USAGE_STATS_ENABLED := 0
-export WANDB_MODE ?= offline
+export WANDB_ERROR_REPORTING ?= false
 export PYTHON
 
 # The stamp of a finished set-up, for this device and this place (a moved .venv has to be made again).

@@ -20,6 +20,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "WANDB_MODE": "offline",
+    "WANDB_ERROR_REPORTING": "false",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "MPLBACKEND": "Agg",
 }
