@@ -22,13 +22,16 @@ def formulas(outcome: Outcome) -> bool:
 
 
 def close(outcome: Outcome) -> float:
-    """Share of answer cells of the hidden copies that are nearly right: partial credit that success does not count."""
-    return _share(sum(c.near(outcome.near) for c in outcome.copies), outcome)
+    """Share of answer cells of the hidden copies that are nearly right: partial credit that success does not count.
+
+    None where an input was overwritten: damage must not pay, not even while it helps to learn.
+    """
+    return 0.0 if outcome.touched else _share(sum(c.near(outcome.near) for c in outcome.copies), outcome)
 
 
 def exact(outcome: Outcome) -> float:
-    """Share of answer cells of the hidden copies that are right to the last digit."""
-    return _share(sum(c.right() for c in outcome.copies), outcome)
+    """Share of answer cells of the hidden copies that are right to the last digit. None where an input was overwritten."""
+    return 0.0 if outcome.touched else _share(sum(c.right() for c in outcome.copies), outcome)
 
 
 def _share(count: int, outcome: Outcome) -> float:

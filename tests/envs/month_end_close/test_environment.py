@@ -118,7 +118,7 @@ def test_canaries_fail(env: MonthEndClose) -> None:
         for name, script in env.canary_scripts(task).items():
             names.add(name)
             _, reward, info = play(env, task, script)
-            assert not info["success"] and reward < 0.96, (name, task)
+            assert not info["success"] and reward < 0.5, (name, task)
     assert {"constant_filler", "input_overwriter", "golden_hunter", "no_op", "early_submitter", "hardcoder"} <= names
 
 
@@ -128,7 +128,7 @@ def test_only_the_answer_may_change(env: MonthEndClose) -> None:
     sheet = env.plan(task).target.name.sheet
     _, reward, info = play(env, task, [*work, f"write {sheet}!Z99 | 1", fill, submit])
     assert (
-        not info["success"] and info["components"] | {"untouched": 0.0} == info["components"] and info["components"]["exact"] == 1
+        not info["success"] and info["components"] | {"untouched": 0.0} == info["components"] and info["components"]["exact"] == 0
     )
     _, _, info = play(env, task, [*work, f"write {sheet}!Z99 | 1", f"write {sheet}!Z99 | ", fill, submit])
     assert info["success"]  # cleared again
