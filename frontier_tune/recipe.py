@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from frontier_tune.contracts import BadInput
 
@@ -113,6 +113,13 @@ class Tracking(Section):
     """Where metrics go besides metrics.jsonl. Nothing leaves the machine unless a mode says so."""
 
     wandb: Literal["off", "offline", "online"] = "offline"
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML 1.1 reads a bare ``off`` as false; a recipe means the word."""
+        return "off" if value is False else value
+
     project: str = "frontier-tune"
 
 
