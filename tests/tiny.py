@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 COLOURS = ("red", "green", "blue", "amber", "olive")
-OPENING = "the word is {word} {number} reply with the word wanted"
-WORDS = "say red green blue amber olive done the word is wanted reply with one of error usage got argument".split()
+OPENING = "reply with the word wanted for {number}"
+WORDS = "say red green blue amber olive done the word is wanted reply with for one of error usage got argument".split()
 VOCABULARY = 320
 
 
@@ -75,9 +75,9 @@ def build_base(directory: Path, family: str = "qwen3_moe", seed: int = 0, std: f
     for _ in range(lessons):
         rows = []
         for _ in range(16):
-            asked, said = draw.choice(COLOURS), draw.choice(COLOURS)
+            said = draw.choice(COLOURS)
             text = [
-                Message("user", OPENING.format(word=asked, number=draw.randrange(10_000))),
+                Message("user", OPENING.format(number=draw.randrange(10_000))),
                 Message("assistant", f"say {said}"),
             ]
             rows.append(encode_dialogue(tokenizer, compact_dialogue(text)))

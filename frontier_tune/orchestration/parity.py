@@ -165,7 +165,7 @@ class ParityGate:
             raise GateFailed(
                 f"parity: as version {version} the sampler's log-probabilities differ from the learner's by {gap:.3g} nats a token "
                 f"on the probe, tolerance {self._limit:.3g}, though every tensor is equal: a stale prefix cache, or a scale or "
-                "layout that is not applied"
+                "layout not applied"
             )
 
 

@@ -30,19 +30,21 @@ def played(workspace: Path, name: str) -> list[list[tuple[object, ...]]]:
 
 
 def test_a_run_from_recipe_to_report_and_its_evaluation_again(tmp_path: Path, taught_base: Path) -> None:
-    tiny.write_workspace(tmp_path, taught_base)
+    sections = {"run": {"steps": 20}, "algorithm": {"groups_per_step": 6, "group_size": 6}, "learner": {"learning_rate": 0.003}}
+    tiny.write_workspace(tmp_path, taught_base, sections)
     said = run(tmp_path, "tune", "recipes/echo.yaml")
     home = (tmp_path / "runs" / "latest").resolve()
     for name in ("recipe.yaml", "evaluation.json", "record.json", "report.html", "learning-curve.png", "engine.log"):
         assert (home / name).is_file(), name
     assert (home / "adapter" / "adapter_model.safetensors").is_file()
     assert not (home / "sync").exists()
-    assert "step 3/3" in said and "Traceback" not in said and "WARNING" not in said
+    assert "step 20/20" in said and "Traceback" not in said and "WARNING" not in said
     found = json.loads((home / "evaluation.json").read_text())
-    assert found["train"]["steps"] == 3 and found["base"]["n"] == found["tuned"]["n"] == 20
+    assert found["train"]["steps"] == 20 and found["base"]["n"] == found["tuned"]["n"] == 20
+    assert found["tuned"]["success"] >= found["base"]["success"] + 0.5  # the company's word was learned from reward
     assert found["canaries"]["no_op"] == 0
     trained = rows(tmp_path)
-    assert [r["step"] for r in trained] == [1, 2, 3]
+    assert [r["step"] for r in trained] == list(range(1, 21))
     assert any("canary_effect" in r["parity"] for r in trained if "parity" in r)  # type: ignore[operator]
     assert run(tmp_path, "verify", "latest").endswith("is as recorded\n")
 

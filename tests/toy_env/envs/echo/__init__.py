@@ -1,8 +1,7 @@
-"""A workflow of one word: reply with the asked one. The reward is the share of the reply that is the word."""
+"""A workflow of one word, which no prompt states: the company's colour, drawn from its seed and learned from reward."""
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ class Echo(WorkflowEnv):
     def __init__(
         self, fault: str = "", duplicate: bool = False, leak: bool = False, size: int = 10_000, company_seed: int = 0
     ) -> None:
-        self.fault, self.duplicate, self.leak, self.size = fault, duplicate, leak, size
+        self.fault, self.duplicate, self.leak, self.size, self.company_seed = fault, duplicate, leak, size, company_seed
 
     def tasks(self, split: Split, n: int, seed: int) -> list[Task]:
         draw = random.Random(seed)
@@ -32,13 +31,13 @@ class Echo(WorkflowEnv):
         numbers = [0] * n if self.duplicate else draw.sample(range(self.size), min(n, self.size))
         if self.leak:
             numbers = list(range(n))
-        return [Task("word", split, {"word": COLOURS[k % len(COLOURS)], "number": k, "side": side}) for k in numbers]
+        return [Task("word", split, {"number": k, "side": side}) for k in numbers]
 
     def begin(self, task: Task) -> Sequence[Message]:
         if self.fault == "begin":
             raise OSError("workbook close.xlsx can't be read")
         self.said = ""
-        return [Message("user", f"the word is {task.data['word']} {task.data['number']} reply with the word wanted")]
+        return [Message("user", f"reply with the word wanted for {task.data['number']}")]
 
     @tool(ends=True)
     def say(self, word: str) -> str:
@@ -54,13 +53,15 @@ class Echo(WorkflowEnv):
         self.said = word
         return "done"
 
+    @property
+    def word(self) -> str:
+        return COLOURS[self.company_seed % len(COLOURS)]
+
     def grade(self) -> Grade:
-        word = self.task.data["word"]
         said = " ".join(s.text for s in self.trace)
-        share = said.count(word) * len(word) / max(1, len(said))
-        spread = len(set(itertools.chain(said))) / 64  # random text of an untrained base must not all score the same
-        success = self.said == word
-        return Grade(1.0 if success else min(0.9, share + 0.1 * spread), success, {"word": share})
+        spread = len(set(said)) / 64  # random text of an untrained base must not all score the same
+        success = self.said == self.word
+        return Grade(1.0 if success else 0.1 * spread, success, {"word": float(success), "spread": spread})
 
     def golden(self, task: Task) -> list[str]:
-        return [f"say {task.data['word']}"]
+        return [f"say {self.word}"]
