@@ -15,6 +15,7 @@ The tolerance comes from the noise at start, when the policy is the base on both
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -119,6 +120,11 @@ class ParityGate:
             n = len(probe) - 1
             on_probe += [abs(a - b) for a, b in zip(ours, theirs[:n], strict=True)]
             on_continued += [abs(a - b) for a, b in zip(completion.logprobs, theirs[n:], strict=True)]
+        lost = sum(not math.isfinite(x) for x in (*on_probe, *on_continued))
+        if lost:  # every comparison with NaN is false: a gap that is none would pass as a small one
+            raise GateFailed(
+                f"parity: as version {version} {lost} log-probabilities of the probe are not finite on one side or both"
+            )
         return max(_mean(on_probe), _mean(on_continued)), [row[: len(p) - 1] for row, p in zip(learned, self.probes)]
 
     def _continue(self, version: int) -> list[Completion]:
@@ -163,8 +169,8 @@ class ParityGate:
     def _require(self, gap: float, version: int) -> None:
         if gap > self._limit:
             raise GateFailed(
-                f"parity: as version {version} the sampler's log-probabilities differ from the learner's by {gap:.3g} nats a token "
-                f"on the probe, tolerance {self._limit:.3g}, though every tensor is equal: a stale prefix cache, or a scale or "
+                f"parity: as version {version} the sampler's log-probabilities differ from the learner's by {gap:.3g} nats a "
+                f"token on the probe, tolerance {self._limit:.3g}, though every tensor is equal: a stale prefix cache, or a scale or "
                 "layout not applied"
             )
 

@@ -147,6 +147,20 @@ def test_a_wrong_version_is_caught() -> None:
         run("version")
 
 
+@pytest.mark.parametrize("side", ["learner", "sampler"])
+def test_a_side_without_numbers_is_caught(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN is neither above nor below any tolerance."""
+    learner = FakeLearner()
+    sampler = FakeSampler(learner)
+    gate = ParityGate(learner, sampler, PROBES, "float32")
+    learner.save_adapter("v1")
+    gate.start(1, "v1", "canary-1")
+    broken: Callable[..., list[list[float]]] = lambda sequences, *_: [[math.nan] * (len(s) - 1) for s in sequences]  # noqa: E731
+    monkeypatch.setattr(learner if side == "learner" else sampler, "score", broken)
+    with pytest.raises(GateFailed, match="not finite"):
+        gate.check(1)
+
+
 def test_another_base_on_one_side_is_caught_at_start() -> None:
     with pytest.raises(GateFailed, match="same model"):
         run(noise=0.5)
