@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# An example's wall clock tells about the machine, not about the code.
+hypothesis.settings.register_profile("busy-machine", deadline=None)
+hypothesis.settings.load_profile("busy-machine")
 
 # Two xdist workers share two cores: OpenMP threads that spin would cost 5 to 20 times the wall clock.
 QUIET = {
