@@ -170,8 +170,8 @@ class ParityGate:
         if gap > self._limit:
             raise GateFailed(
                 f"parity: as version {version} the sampler's log-probabilities differ from the learner's by {gap:.3g} nats a "
-                f"token on the probe, tolerance {self._limit:.3g}, though every tensor is equal: a stale prefix cache, or a scale or "
-                "layout not applied"
+                f"token on the probe, tolerance {self._limit:.3g}, though every tensor is equal: a stale prefix cache, or a "
+                "scale or layout not applied"
             )
 
 
