@@ -16,7 +16,7 @@ def note(text: str) -> None:
 
 
 def tune(a: argparse.Namespace) -> int:
-    from frontier_tune.orchestration import preflight, run_dir
+    from frontier_tune.orchestration import checkpoint, preflight, run_dir
     from frontier_tune.orchestration import tune as runs
     from frontier_tune.orchestration.stop import Stopped
 
@@ -27,6 +27,8 @@ def tune(a: argparse.Namespace) -> int:
     recipe = recipes.load(file, a.set)
     if resumed is not None:
         resumed.lock()
+        # Before anything is written: evaluations of a run without a checkpoint yet are taken over, too.
+        checkpoint.same_recipe(recipes.load(resumed.recipe_file), recipe, resumed.recipe_file)
     ready = preflight.check(recipe, file)
     if a.dry_run:
         from frontier_tune.orchestration import plan

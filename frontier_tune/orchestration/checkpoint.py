@@ -66,6 +66,16 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and k not in MAY_DIFFER)
 
 
+def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> None:
+    """Raises BadInput, naming the keys, where ``recipe`` differs from ``written`` in more than how long to go on."""
+    differ = differing_keys(written.model_dump(mode="json"), recipe.model_dump(mode="json"))
+    if differ:
+        raise BadInput(
+            f"{where}: was written by another recipe; these keys differ: {', '.join(differ)}. Resume with the run's own "
+            f"recipe.yaml (only {', '.join(MAY_DIFFER)} may change), or start a new run"
+        )
+
+
 def save(directory: Path, state: LoopState, recipe: Recipe, save_learner: Callable[[str], object]) -> Path:
     """Write ``step-<n>`` under ``directory`` and keep the newest two. ``save_learner`` writes into the path it is given."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -115,12 +125,7 @@ def newest(directory: Path, recipe: Recipe, warn: Callable[[str], None]) -> tupl
         if wrong:
             warn(f"{path}: damaged checkpoint passed over: {wrong}")
             continue
-        differ = differing_keys(json.loads((path / "recipe.json").read_text()), recipe.model_dump(mode="json"))
-        if differ:
-            raise BadInput(
-                f"{path}: was written by another recipe; these keys differ: {', '.join(differ)}. Resume with the run's own "
-                f"recipe.yaml (only {', '.join(MAY_DIFFER)} may change), or start a new run"
-            )
+        same_recipe(Recipe.model_validate_json((path / "recipe.json").read_text()), recipe, path)
         return path, LoopState(**json.loads((path / "loop.json").read_text()))
     raise BadInput(
         f"{directory}: no checkpoint that verifies, so there is nothing to resume; start the run again without --resume"

@@ -79,6 +79,24 @@ def test_a_run_that_is_not_there_is_named(
         assert "no run there" in capsys.readouterr().err
 
 
+def test_a_run_resumed_by_another_recipe_is_refused_and_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even before its first checkpoint: its evaluation of the base is of its own company."""
+    from frontier_tune import recipe as recipes
+    from frontier_tune.orchestration.run_dir import RunDir
+    from frontier_tune.recipe import Recipe
+
+    monkeypatch.chdir(tmp_path)
+    run = RunDir(tmp_path / "runs" / "cut")
+    run.root.mkdir(parents=True)
+    run.write_recipe(Recipe())
+    assert main.main(["tune", "--resume", "cut", "company.seed=9", "run.steps=3"]) == 2
+    said = capsys.readouterr().err
+    assert "company.seed" in said and "run.steps," in said
+    assert recipes.load(run.recipe_file) == Recipe()
+
+
 def test_environments_are_listed_and_shown(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
