@@ -104,13 +104,19 @@ class Batch:
         return row
 
 
-def collect(episodes: Handle, specs: Sequence[EpisodeSpec], every: Callable[[], None]) -> Batch:
-    """Play ``specs``; those that the infrastructure failed once more, with the same seeds. ``every`` is called while waiting."""
+def play(
+    episodes: Handle, specs: Sequence[EpisodeSpec], every: Callable[[], None], where: str = "workflow"
+) -> tuple[list[Trajectory], int]:
+    """Play ``specs``; those that the infrastructure failed once more, with the same seeds. ``every`` is called while waiting.
+
+    Returns the trajectories in the order of ``specs``, and how many were played twice. One episode that takes its worker down
+    fails all others there: without a second try they would leave an evaluation, or a baseline, for nothing that they did.
+    """
     slots = {(s.group, s.member): i for i, s in enumerate(specs)}
     ordered: list[Trajectory | None] = [None] * len(specs)
     pending, retried = list(specs), 0
     for attempt in range(2):
-        for trajectory in episodes.wait(episodes.submit("play", pending), every):
+        for trajectory in episodes.wait(episodes.submit("play", pending, where), every):
             ordered[slots[trajectory.spec.group, trajectory.spec.member]] = trajectory
         pending = [t.spec for t in ordered if t and t.failure and t.failure.blame is Blame.INFRASTRUCTURE]
         if not pending or attempt:
@@ -121,5 +127,10 @@ def collect(episodes: Handle, specs: Sequence[EpisodeSpec], every: Callable[[], 
         raise RuntimeError(
             f"{len(lost)} of {len(specs)} planned episodes never came back, first: group {lost[0].group}, member {lost[0].member}"
         )
-    size = 1 + max(s.member for s in specs)
-    return Batch([t for t in ordered if t], size, retried)
+    return [t for t in ordered if t], retried
+
+
+def collect(episodes: Handle, specs: Sequence[EpisodeSpec], every: Callable[[], None]) -> Batch:
+    """A step's episodes, as ``play`` plays them."""
+    trajectories, retried = play(episodes, specs, every)
+    return Batch(trajectories, 1 + max(s.member for s in specs), retried)

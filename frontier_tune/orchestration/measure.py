@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frontier_tune.contracts import Blame, EpisodeSpec, Failure, Task, Trajectory
+from frontier_tune.contracts import Blame, EpisodeSpec, Failure, LimitReached, Task, Trajectory
 from frontier_tune.evaluation import evaluate as evaluation
 from frontier_tune.evaluation import summary
 from frontier_tune.evaluation.evaluate import Scores
 from frontier_tune.orchestration.actors import Crew
+from frontier_tune.orchestration.batch import play
 from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.orchestration.preflight import Ready
 from frontier_tune.orchestration.run_dir import RunDir
@@ -61,12 +62,10 @@ class Measure:
         return shares
 
     def _player(self, where: str) -> evaluation.Player:
-        def play(specs: Sequence[EpisodeSpec]) -> Iterable[Trajectory]:
-            episodes = self.crew.episodes
-            played: list[Trajectory] = episodes.wait(episodes.submit("play", list(specs), where), self.every)
-            return played
+        def player(specs: Sequence[EpisodeSpec]) -> Iterable[Trajectory]:
+            return play(self.crew.episodes, specs, self.every, where)[0]
 
-        return play
+        return player
 
     def _scores(self, name: str, tasks: Sequence[Task], where: str, *, sampled: bool, reuse: bool) -> Scores:
         path = self.run.root / "evaluation" / f"{name}.jsonl"
@@ -77,6 +76,12 @@ class Measure:
             if played is not None:
                 return evaluation.score(specs, played, sampled=sampled)
         scores = evaluation.evaluate(tasks, self._player(where), sampled=sampled, seed=seed)
+        lost, most = 1 - scores.n / scores.n_submitted, self.ready.recipe.run.max_failure_share
+        if lost > most:  # what is left would be a success among survivors
+            raise LimitReached(
+                f"evaluation {name}: {lost:.0%} of {scores.n_submitted} episodes were not graded, through no fault of the agent "
+                f"(run.max_failure_share is {most:.0%}): {scores.failures}"
+            )
         evaluation.write_episodes(path, scores)
         return scores
 

@@ -34,7 +34,7 @@ class Episodes:
     def __init__(self, play: Callable[[EpisodeSpec, int], Trajectory | None]) -> None:
         self.play, self.calls = play, list[Sequence[EpisodeSpec]]()
 
-    def submit(self, method: str, specs: Sequence[EpisodeSpec]) -> list[Trajectory]:
+    def submit(self, method: str, specs: Sequence[EpisodeSpec], where: str) -> list[Trajectory]:
         self.calls.append(specs)
         return [t for s in reversed(specs) if (t := self.play(s, len(self.calls) - 1))]
 

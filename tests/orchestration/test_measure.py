@@ -1,0 +1,42 @@
+"""Evaluations: what the infrastructure failed is played again, and too few graded episodes are no result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from frontier_tune.contracts import Blame, EpisodeSpec, Failure, LimitReached, Task, Trajectory
+from frontier_tune.orchestration.measure import Measure
+from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.recipe import Recipe
+from tests.orchestration.test_batch import Episodes, infrastructure, played
+
+TASKS = [Task("k", "heldout", {"n": n}) for n in range(8)]
+
+
+def measure(tmp_path: Path, episodes: Episodes) -> Measure:
+    ready: Any = SimpleNamespace(recipe=Recipe(), heldout=TASKS, general=[])
+    crew: Any = SimpleNamespace(episodes=episodes)
+    return Measure(ready, RunDir(tmp_path), crew, every=lambda: None, note=lambda text: None)
+
+
+def test_episodes_that_the_infrastructure_failed_are_played_again(tmp_path: Path) -> None:
+    """One episode that takes its worker down fails all others there: they must not leave the denominator."""
+
+    def once(spec: EpisodeSpec, attempt: int) -> Trajectory:
+        return played(spec, 1.0) if attempt % 2 or spec.group == 0 else infrastructure(spec)
+
+    side = measure(tmp_path, Episodes(once)).side("base")
+    assert (side.greedy.n, side.greedy.success, side.greedy.failures) == (8, 1.0, {})
+
+
+def test_a_success_among_survivors_is_no_result(tmp_path: Path) -> None:
+    def broken(spec: EpisodeSpec, attempt: int) -> Trajectory:
+        return played(spec, 1.0, Failure("step-timeout", Blame.ENVIRONMENT) if spec.group < 4 else None)
+
+    with pytest.raises(LimitReached, match="50% of 8 episodes were not graded.*step-timeout"):
+        measure(tmp_path, Episodes(broken)).side("tuned")
+    assert not (tmp_path / "evaluation").exists()
