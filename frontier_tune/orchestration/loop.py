@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from frontier_tune.contracts import LimitReached
+from frontier_tune.contracts import GateFailed, LimitReached
 from frontier_tune.orchestration import checkpoint
 from frontier_tune.orchestration.actors import Crew
 from frontier_tune.orchestration.batch import Batch, collect
@@ -60,6 +60,7 @@ class Loop:
         with self._phase("sampling"):
             batch = collect(self.crew.episodes, self.plan.step(self.state.step), every=self.stop.check)
         self.run.write_rollouts(f"step-{number:05d}", batch.trajectories)
+        self._on_policy(batch)
         self._within_failures(batch)
 
         metrics: dict[str, Any] = {}
@@ -78,9 +79,11 @@ class Loop:
             **metrics,
             "phases": self._phases,
         }
-        if self.probe and number % self.recipe.run.eval_every == 0:
-            row["probe"] = self.probe(number)
-        self.log(row)
+        try:
+            if self.probe and number % self.recipe.run.eval_every == 0:
+                row["probe"] = self.probe(number)
+        finally:  # the step is done and counted, also where its probe was stopped
+            self.log(row)
 
     def _hand_over(self) -> dict[str, Any]:
         """The learner's new adapter becomes the sampler's policy, as a version of its own, and the gate proves it."""
@@ -106,6 +109,14 @@ class Loop:
     def _good_enough(self) -> bool:
         goal, recent = self.recipe.run.stop_at_success, self.state.recent_success
         return goal is not None and len(recent) == RUNNING and sum(recent) / RUNNING >= goal
+
+    def _on_policy(self, batch: Batch) -> None:
+        """Every token is of the policy that was synced last: the ratio of the loss is taken against that one."""
+        others = sorted({v for t in batch.trainable for v, m in zip(t.versions, t.mask, strict=True) if m} - {self.state.version})
+        if others:
+            raise GateFailed(
+                f"sampling: the step has tokens of policy versions {others}, but {self.state.version} was synced last"
+            )
 
     def _within_limits(self) -> None:
         run, state = self.recipe.run, self.state

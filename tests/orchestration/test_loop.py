@@ -1,0 +1,56 @@
+"""The loop on small stand-ins: what it refuses to learn from, and what it has written when it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from frontier_tune import recipe as recipes
+from frontier_tune.contracts import EpisodeSpec, GateFailed, Trajectory
+from frontier_tune.orchestration.checkpoint import LoopState
+from frontier_tune.orchestration.groups import GroupPlan
+from frontier_tune.orchestration.loop import Loop
+from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.orchestration.stop import Stopped
+from tests.orchestration.test_batch import TASKS, Episodes, played
+
+RECIPE = recipes.parse({"run": {"steps": 4, "eval_every": 1}, "algorithm": {"groups_per_step": 2, "group_size": 3}})
+
+
+def loop(tmp_path: Path, play: Callable[[EpisodeSpec, int], Trajectory], rows: list[dict[str, Any]], probe: Any = None) -> Loop:
+    """Rewards are equal throughout, so that no step calls for the learner but to save."""
+    crew: Any = SimpleNamespace(episodes=Episodes(play), learner=SimpleNamespace(save=lambda directory: None))
+    stop: Any = SimpleNamespace(check=lambda: None)
+    gate: Any = None
+    plan = GroupPlan(TASKS, 0, 2, 3)
+    return Loop(RECIPE, RunDir(tmp_path), crew, plan, gate, LoopState(version=1), rows.append, stop, probe)
+
+
+def test_tokens_of_another_policy_are_not_learned_from(tmp_path: Path) -> None:
+    def stale(spec: EpisodeSpec, attempt: int) -> Trajectory:
+        trajectory = played(spec)
+        if spec.group == 1:
+            trajectory.versions = [-1, 1, 0]
+        return trajectory
+
+    with pytest.raises(GateFailed, match=r"versions \[0\], but 1 was synced last"):
+        loop(tmp_path, stale, []).train()
+
+
+def test_a_step_whose_probe_is_stopped_keeps_its_row(tmp_path: Path) -> None:
+    def stopped(step: int) -> dict[str, Any]:
+        if step == 2:
+            raise Stopped(2)
+        return {"success": 0.5}
+
+    rows: list[dict[str, Any]] = []
+    running = loop(tmp_path, lambda spec, attempt: played(spec), rows, stopped)
+    with pytest.raises(Stopped):
+        running.train()
+    assert running.state.step == 2
+    assert [(r["step"], "probe" in r) for r in rows] == [(1, True), (2, False)]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
