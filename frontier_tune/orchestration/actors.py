@@ -218,7 +218,7 @@ class Crew:
         actors = [a for a in (episodes, sampler, learner) if a is not None]
         crew = cls(Handle(episodes, where), Handle(sampler, where), Handle(learner, where), actors)
         for handle in (Handle(a, where) for a in actors):
-            handle.get(handle.submit("__ray_ready__"))
+            handle.get(handle.submit("started"))
         return crew
 
     def close(self) -> None:
@@ -228,8 +228,28 @@ class Crew:
             ray.kill(actor)
 
 
+def _tells(cls: type) -> type:
+    """``cls`` with a method ``started`` that raises what its ``__init__`` refused: Ray keeps only the text of such an error."""
+
+    class Telling(cls):
+        _refused: FrontierTuneError | None = None
+
+        def __init__(self, *args: Any) -> None:
+            try:
+                super().__init__(*args)
+            except FrontierTuneError as e:
+                self._refused = e
+
+        def started(self) -> None:
+            if self._refused is not None:
+                raise self._refused
+
+    Telling.__name__ = Telling.__qualname__ = cls.__name__
+    return Telling
+
+
 def _actor(cls: type, env_vars: dict[str, str], concurrency: int) -> Any:
     here = str(Path(__file__).resolve().parents[2])  # actors import this very package, from wherever the command was started
     path = os.pathsep.join(dict.fromkeys([here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
     options = {"num_cpus": 1, "num_gpus": 0, "max_concurrency": concurrency, "max_restarts": 0}
-    return ray.remote(cls).options(**options, runtime_env={"env_vars": env_vars | {"PYTHONPATH": path}})
+    return ray.remote(_tells(cls)).options(**options, runtime_env={"env_vars": env_vars | {"PYTHONPATH": path}})

@@ -8,7 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+_SCRATCH = "ft-ray-"
 OBJECT_STORE_BYTES = 256 * 2**20
 
 # Ray reads these once, when it is imported; every process that it starts inherits them.
@@ -47,7 +49,8 @@ def local_ray(actors: int = 8) -> Iterator[None]:
     """
     import ray
 
-    scratch = tempfile.mkdtemp(prefix="ft-ray-", dir="/tmp")  # short: socket paths are limited to 107 bytes
+    clear_leftovers()
+    scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir="/tmp")  # short: socket paths are limited to 107 bytes
     try:
         with _environment(PROXIES):
             ray.init(
@@ -65,6 +68,14 @@ def local_ray(actors: int = 8) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def clear_leftovers() -> None:
+    """Remove the scratch directories of this user's runs that were killed before they could."""
+    for path in Path("/tmp").glob(f"{_SCRATCH}*"):
+        pid = path.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdigit() and path.stat().st_uid == os.getuid() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ def evaluate(
     ready = preflight.check(recipes.load(file, overrides), file)
     check_adapter(adapter, ready)
     with run.lock(), StopRequest() as stop, runs.crew_of(ready, run, note, learn=False) as crew:
+        stop.install()
         scores = Measure(ready, run, crew, stop.check, note)
         note(f"evaluating the base: {len(ready.heldout)} held-out tasks, {len(ready.general)} general ones")
         base = scores.side("base")

@@ -31,9 +31,14 @@ class StopRequest:
         if self.requested is not None:
             raise Stopped(self.requested)
 
-    def __enter__(self) -> StopRequest:
+    def install(self) -> None:
+        """Take the signals over; again after Ray was started, which takes SIGTERM for itself."""
         for signum in (signal.SIGINT, signal.SIGTERM):
-            self._before[signum] = signal.signal(signum, self._handle)
+            before = signal.signal(signum, self._handle)
+            self._before.setdefault(signum, before)
+
+    def __enter__(self) -> StopRequest:
+        self.install()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -34,6 +34,7 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
     run.write_recipe(ready.recipe)
     run.point_latest()
     with StopRequest() as stop, crew_of(ready, run, note) as crew:
+        stop.install()
         state, at = _where(ready, run, note) if resume else (LoopState(), None)
         scores = Measure(ready, run, crew, stop.check, note)
         try:
