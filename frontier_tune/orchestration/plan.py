@@ -144,10 +144,17 @@ def available_memory() -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+    left = cgroup_left(Path("/sys/fs/cgroup"))
+    return free if left is None else min(free, left)
+
+
+def cgroup_left(group: Path) -> int | None:
+    """Bytes that a cgroup (version 2) has left, None without a limit. Its file cache counts as used there, but gives way."""
+    limit, used, stat = group / "memory.max", group / "memory.current", group / "memory.stat"
+    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
+        return None
+    cached = dict(line.split() for line in stat.read_text().splitlines()).get("inactive_file", 0) if stat.is_file() else 0
+    return int(limit.read_text()) - int(used.read_text()) + int(cached)
 
 
 def require_resources(plan: Plan, directory: Path) -> None:

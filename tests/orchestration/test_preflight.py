@@ -89,3 +89,14 @@ def test_adapter_parameters_are_those_of_peft(tmp_path: Path, bases: dict[str, P
     model = transformers.AutoModelForCausalLM.from_pretrained(str(bases["qwen3_moe"]))
     tuned = peft.get_peft_model(model, families.peft_config(ready.recipe.adapter, ready.config))
     assert ready.plan.adapter_parameters == sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+
+
+def test_a_cgroup_s_file_cache_is_no_shortage(tmp_path: Path) -> None:
+    """Installing packages fills it; it gives way to whoever needs memory."""
+    assert plan.cgroup_left(tmp_path) is None
+    (tmp_path / "memory.max").write_text("4000\n")
+    (tmp_path / "memory.current").write_text("3500\n")
+    (tmp_path / "memory.stat").write_text("anon 900\ninactive_file 2500\nactive_file 100\n")
+    assert plan.cgroup_left(tmp_path) == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert plan.cgroup_left(tmp_path) is None
