@@ -188,8 +188,8 @@ def resume_hint(run: RunDir) -> str:
 
 def describe_failure(error: FrontierTuneError, run: RunDir) -> str:
     """The error's message, and how to go on where there is something to go on from."""
-    saved = any(run.checkpoints.glob("step-*"))
-    return f"{error}\n{resume_hint(run)}" if saved else str(error)
+    saved = any(run.checkpoints.glob("step-*"))  # a run stopped before its first checkpoint has evaluations to go on from
+    return f"{error}\n{resume_hint(run)}" if saved or isinstance(error, Stopped) else str(error)
 
 
 __all__ = ["crew_of", "describe_failure", "finish", "provenance", "resume_hint", "run_dir", "tune"]

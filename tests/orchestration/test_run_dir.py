@@ -84,3 +84,11 @@ def test_old_adapter_versions_go_and_the_newest_stay(tmp_path: Path) -> None:
         run.canary(version).mkdir()
     run.prune_versions()
     assert sorted(p.name for p in (tmp_path / "sync").iterdir()) == [f"{k}v00000{v}" for k in ("canary-", "") for v in (5, 6, 7)]
+
+
+def test_a_stopped_run_says_how_to_go_on_even_before_its_first_checkpoint(tmp_path: Path) -> None:
+    from frontier_tune.orchestration.stop import Stopped
+    from frontier_tune.orchestration.tune import describe_failure
+
+    assert f"--resume {tmp_path}" in describe_failure(Stopped(2), RunDir(tmp_path))
+    assert "--resume" not in describe_failure(BadInput("no such base"), RunDir(tmp_path))
