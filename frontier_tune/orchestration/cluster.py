@@ -51,8 +51,9 @@ def local_ray(actors: int = 8) -> Iterator[None]:
 
     clear_leftovers()
     scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir="/tmp")  # short: socket paths are limited to 107 bytes
+    tempfile.gettempdir()  # settled here and now, before TMPDIR changes for the others
     try:
-        with _environment(PROXIES):
+        with _environment(PROXIES | {"TMPDIR": scratch}):  # so that a killed actor's temporary files go with the rest
             ray.init(
                 address="local",
                 num_cpus=actors,  # a count of actors: threads are shared out by the recipe

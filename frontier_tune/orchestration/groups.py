@@ -20,13 +20,17 @@ def derive_seed(*parts: int | str) -> int:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """Tasks in an order shuffled anew for each epoch: no task comes again before all were used."""
+    """Tasks in an order shuffled anew for each epoch: no task comes again before all were used.
+
+    ``first_group`` is the number of a step's first group, where another plan holds those before it.
+    """
 
     tasks: Sequence[Task]
     seed: int
     groups_per_step: int
     group_size: int
     temperature: float = 1.0
+    first_group: int = 0
 
     def task_of(self, position: int) -> Task:
         """The task of the run's ``position``-th group, counted from 0 over all steps."""
@@ -40,7 +44,7 @@ class GroupPlan:
         return [
             EpisodeSpec(
                 task=self.task_of(step * self.groups_per_step + group),
-                group=group,
+                group=self.first_group + group,
                 member=member,
                 seed=derive_seed("episode", self.seed, step, group, member),
                 temperature=self.temperature,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from frontier_tune import recipe as recipes
-from frontier_tune.contracts import EpisodeSpec, GateFailed, Trajectory
+from frontier_tune.contracts import Blame, EpisodeSpec, Failure, GateFailed, LimitReached, Trajectory
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.groups import GroupPlan
 from frontier_tune.orchestration.loop import Loop
@@ -54,3 +54,35 @@ def test_a_step_whose_probe_is_stopped_keeps_its_row(tmp_path: Path) -> None:
     assert running.state.step == 2
     assert [(r["step"], "probe" in r) for r in rows] == [(1, True), (2, False)]
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "words", "steps"), [({"max_tokens": 20}, "run.max_tokens is 20", 2), ({"max_hours": 1e-12}, "run.max_hours", 1)]
+)
+def test_a_used_up_budget_stops_the_run_saved(tmp_path: Path, limit: dict[str, Any], words: str, steps: int) -> None:
+    """Every episode samples two tokens: twelve a step."""
+    running = loop(tmp_path, lambda spec, attempt: played(spec), [])
+    running.recipe = recipes.parse({"run": {"steps": 4, **limit}, "algorithm": {"groups_per_step": 2, "group_size": 3}})
+    with pytest.raises(LimitReached, match=words):
+        running.train()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step-{steps:06d}"]
+
+
+def test_too_many_failures_stop_the_run_before_it_learns_from_them(tmp_path: Path) -> None:
+    def failing(spec: EpisodeSpec, attempt: int) -> Trajectory:
+        broken = Failure("step-timeout", Blame.ENVIRONMENT, "a macro that never ends") if spec.member else None
+        return played(spec, failure=broken)
+
+    rows: list[dict[str, Any]] = []
+    with pytest.raises(LimitReached, match=r"67%.*step-timeout.*never ends"):
+        loop(tmp_path, failing, rows).train()
+    assert not rows
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000000"]
+
+
+def test_the_run_ends_early_where_its_goal_is_reached(tmp_path: Path) -> None:
+    running = loop(tmp_path, lambda spec, attempt: played(spec, 1.0), [])
+    running.recipe = recipes.parse(
+        {"run": {"steps": 50, "stop_at_success": 0.9}, "algorithm": {"groups_per_step": 2, "group_size": 3}}
+    )
+    assert running.train().step == 5
