@@ -53,6 +53,9 @@ class Algorithm(Section):
     entropy_coefficient: float = Field(0.0, ge=0)
     epochs: int = Field(1, ge=1, description="Passes over each step's batch")
     minibatches: int = Field(1, ge=1, description="Optimizer updates per pass")
+    rehearsal_groups: int = Field(
+        0, ge=0, description="Groups of general tasks a step, besides: what the base can do is not forgotten"
+    )
     scale_by_std: bool = Field(True, description="Divide the group advantage by the group's standard deviation")
 
 

@@ -107,9 +107,7 @@ class _CPULoRAExperts(LoRAExpertsMixin):
         ctx = self._lora_context
         groups = [] if ctx is None else ctx.punica_wrapper.frontier_groups(hidden_states.shape[0])
         if all(slot < 0 for slot, _ in groups):
-            super().apply(
-                output, hidden_states, w1, w2, topk_weights, topk_ids, activation, *args, **kwargs
-            )
+            super().apply(output, hidden_states, w1, w2, topk_weights, topk_ids, activation, *args, **kwargs)
             return
         for slot, _ in groups:
             if slot >= 0:

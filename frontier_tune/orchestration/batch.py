@@ -130,7 +130,7 @@ def play(
     return [t for t in ordered if t], retried
 
 
-def collect(episodes: Handle, specs: Sequence[EpisodeSpec], every: Callable[[], None]) -> Batch:
+def collect(episodes: Handle, specs: Sequence[EpisodeSpec], every: Callable[[], None], where: str = "workflow") -> Batch:
     """A step's episodes, as ``play`` plays them."""
-    trajectories, retried = play(episodes, specs, every)
+    trajectories, retried = play(episodes, specs, every, where)
     return Batch(trajectories, 1 + max(s.member for s in specs), retried)

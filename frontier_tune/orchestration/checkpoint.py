@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,15 +41,16 @@ class LoopState:
     tolerance: float | None = None
     recent_success: list[float] = field(default_factory=list)
 
-    def add(self, step: int, batch: Batch, seconds: float, window: int) -> None:
-        """Count a finished step."""
+    def add(self, step: int, batches: Sequence[Batch], seconds: float, window: int) -> None:
+        """Count a finished step: the workflow's batch first, then what was rehearsed."""
         self.step = step
-        self.tokens_sampled += batch.tokens_sampled
-        self.episodes += len(batch.trajectories)
-        self.retried += batch.retried
-        self.masked += batch.masked
+        for batch in batches:
+            self.tokens_sampled += batch.tokens_sampled
+            self.episodes += len(batch.trajectories)
+            self.retried += batch.retried
+            self.masked += batch.masked
         self.seconds += seconds
-        self.recent_success = [*self.recent_success, batch.success][-window:]
+        self.recent_success = [*self.recent_success, batches[0].success][-window:]
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -31,6 +31,7 @@ class Loop:
     run: RunDir
     crew: Crew
     plan: GroupPlan
+    rehearsal: GroupPlan | None
     gate: ParityGate
     state: LoopState
     log: Callable[[dict[str, Any]], None]
@@ -59,18 +60,24 @@ class Loop:
 
         with self._phase("sampling"):
             batch = collect(self.crew.episodes, self.plan.step(self.state.step), every=self.stop.check)
+            batches = [batch, *self._rehearse()]
         self.run.write_rollouts(f"step-{number:05d}", batch.trajectories)
-        self._on_policy(batch)
-        self._within_failures(batch)
+        for played in batches:
+            self._on_policy(played)
+            self._within_failures(played)
 
         metrics: dict[str, Any] = {}
-        if batch.has_signal(self.recipe.algorithm):  # a batch without any difference inside a group teaches nothing
+        if any(b.has_signal(self.recipe.algorithm) for b in batches):  # without a difference inside a group nothing is taught
+            scale = self.recipe.algorithm.scale_by_std
             with self._phase("learning"):
-                metrics |= self.crew.learner.update(batch.trainable, batch.advantages(self.recipe.algorithm.scale_by_std))
+                trainable = [t for b in batches for t in b.trainable]
+                metrics |= self.crew.learner.update(trainable, [a for b in batches for a in b.advantages(scale)])
             metrics |= self._hand_over()
+        for rehearsed in batches[1:]:
+            metrics |= {"rehearsal_success": rehearsed.success, "rehearsal_tokens": rehearsed.tokens_sampled}
 
         seconds = time.monotonic() - began
-        self.state.add(number, batch, seconds, RUNNING)
+        self.state.add(number, batches, seconds, RUNNING)
         row = {
             "step": number,
             "time": time.time(),
@@ -84,6 +91,12 @@ class Loop:
                 row["probe"] = self.probe(number)
         finally:  # the step is done and counted, also where its probe was stopped
             self.log(row)
+
+    def _rehearse(self) -> list[Batch]:
+        """General tasks besides, if the recipe asks for them: groups that all succeed teach nothing, lost skills come back."""
+        if self.rehearsal is None:
+            return []
+        return [collect(self.crew.episodes, self.rehearsal.step(self.state.step), self.stop.check, "general")]
 
     def _hand_over(self) -> dict[str, Any]:
         """The learner's new adapter becomes the sampler's policy, as a version of its own, and the gate proves it."""

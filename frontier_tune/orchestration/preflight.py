@@ -13,6 +13,7 @@ from frontier_tune.orchestration import plan as plans
 from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.recipe import Recipe
 
+REHEARSAL_TASKS = 400  # general tasks that rehearsal draws from
 GENERAL = "frontier_tune.bases.general:GeneralSpreadsheet"  # the environment of the general tasks
 COMPANY = "company_seed"  # the option by which an environment takes ``company.seed``
 TASKS_TIMEOUT_S = 300.0  # drawing thousands of tasks is one operation
@@ -37,13 +38,14 @@ class Ready:
     train: list[Task]
     heldout: list[Task]
     general: list[Task]
+    rehearsal: list[Task]
     openings: list[list[int]]
 
     @property
     def environments(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """What the episode actor may play: the workflow, and the general suite where it is asked for."""
         found = {"workflow": (self.recipe.environment.path, self.options)}
-        return found | ({"general": (GENERAL, {})} if self.general else {})
+        return found | ({"general": (GENERAL, {})} if self.general or self.rehearsal else {})
 
     @property
     def counts(self) -> dict[str, int]:
@@ -103,12 +105,15 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
         check_disjoint(train, heldout)
         renderer = make_renderer(base, pool.description["schemas"])
         begun = [_begin(pool, task) for task in [*train[:TRIED], *heldout[:TRIED]]]
-    general = _general(recipe, root)
+    general = _general(root, "heldout", env.general_tasks, derive_seed("general"))
+    rehearsed = recipe.algorithm.rehearsal_groups and REHEARSAL_TASKS
+    rehearsal = _general(root, "train", rehearsed, derive_seed("rehearsal", recipe.seed))
+    check_disjoint(rehearsal, general)
     openings = _rendered(recipe, renderer, begun)
     plan = plans.make(recipe, config, root, recipe_file.stem)
     directory = Path(recipe.run.directory) if recipe.run.directory else root / "runs"
     plans.require_resources(plan, directory)
-    return Ready(recipe, recipe_file.stem, root, base, config, options, plan, train, heldout, general, openings)
+    return Ready(recipe, recipe_file.stem, root, base, config, options, plan, train, heldout, general, rehearsal, openings)
 
 
 def make_renderer(base: Path, tools: Sequence[dict[str, Any]]) -> Any:
@@ -131,12 +136,11 @@ def _tasks(pool: Any, split: str, n: int, seed: int) -> list[Task]:
     return tasks
 
 
-def _general(recipe: Recipe, root: Path) -> list[Task]:
-    n = recipe.environment.general_tasks
+def _general(root: Path, split: str, n: int, seed: int) -> list[Task]:
     if n == 0:
         return []
     with environment(GENERAL, root, {}) as pool:
-        return _tasks(pool, "heldout", n, derive_seed("general"))
+        return _tasks(pool, split, n, seed)
 
 
 def _begin(pool: Any, task: Task) -> list[Message]:

@@ -14,7 +14,7 @@ from frontier_tune.contracts import FrontierTuneError
 from frontier_tune.orchestration import checkpoint, measure, run_dir
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.cluster import local_ray
-from frontier_tune.orchestration.groups import GroupPlan
+from frontier_tune.orchestration.groups import GroupPlan, derive_seed
 from frontier_tune.orchestration.measure import Measure, Side
 from frontier_tune.orchestration.preflight import Ready
 from frontier_tune.orchestration.run_dir import RunDir
@@ -113,7 +113,11 @@ def _train(
         f"the canary moves both by {found['canary_effect']:.2f}"
     )
     algorithm = recipe.algorithm
-    plan = GroupPlan(ready.train, recipe.seed, algorithm.groups_per_step, algorithm.group_size, recipe.sampler.temperature)
+    groups, size, heat = algorithm.groups_per_step, algorithm.group_size, recipe.sampler.temperature
+    plan = GroupPlan(ready.train, recipe.seed, groups, size, heat)
+    again = algorithm.rehearsal_groups
+    seed = derive_seed("rehearsal", recipe.seed)
+    rehearsal = GroupPlan(ready.rehearsal, seed, again, size, heat, first_group=groups) if again else None
     sinks = Sinks.open(
         run.root, wandb=recipe.tracking.wandb, project=recipe.tracking.project, config=recipe.model_dump(mode="json")
     )
@@ -125,7 +129,7 @@ def _train(
 
         probe = scores.probe if recipe.run.eval_every else None
         try:
-            Loop(recipe, run, crew, plan, gate, state, log, stop, probe).train()
+            Loop(recipe, run, crew, plan, rehearsal, gate, state, log, stop, probe).train()
         finally:
             sinks.close()
     crew.learner.save_adapter(str(run.adapter))

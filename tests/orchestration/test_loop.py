@@ -27,7 +27,7 @@ def loop(tmp_path: Path, play: Callable[[EpisodeSpec, int], Trajectory], rows: l
     stop: Any = SimpleNamespace(check=lambda: None)
     gate: Any = None
     plan = GroupPlan(TASKS, 0, 2, 3)
-    return Loop(RECIPE, RunDir(tmp_path), crew, plan, gate, LoopState(version=1), rows.append, stop, probe)
+    return Loop(RECIPE, RunDir(tmp_path), crew, plan, None, gate, LoopState(version=1), rows.append, stop, probe)
 
 
 def test_tokens_of_another_policy_are_not_learned_from(tmp_path: Path) -> None:
@@ -86,3 +86,15 @@ def test_the_run_ends_early_where_its_goal_is_reached(tmp_path: Path) -> None:
         {"run": {"steps": 50, "stop_at_success": 0.9}, "algorithm": {"groups_per_step": 2, "group_size": 3}}
     )
     assert running.train().step == 5
+
+
+def test_rehearsed_groups_are_played_counted_and_kept_apart(tmp_path: Path) -> None:
+    """General tasks count as tokens and episodes, but not as the workflow's success."""
+    rows: list[dict[str, Any]] = []
+    running = loop(tmp_path, lambda spec, attempt: played(spec, success=spec.group >= 2), rows)
+    running.rehearsal = GroupPlan(TASKS, 1, 1, 3, first_group=2)
+    running.probe = None
+    running.train()
+    assert [(r["success"], r["rehearsal_success"]) for r in rows] == [(0.0, 1.0)] * 4
+    assert running.state.episodes == 4 * (6 + 3)
+    assert running.state.tokens_sampled == sum(r["tokens_sampled"] + r["rehearsal_tokens"] for r in rows)

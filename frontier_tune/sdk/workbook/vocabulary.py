@@ -82,8 +82,20 @@ SHEETS: dict[str, tuple[str, ...]] = {
 }
 
 VALUES: dict[str, tuple[str, ...]] = {
-    "account": ("Travel", "Rent", "Wages", "Energy", "Software", "Training", "Insurance", "Repairs", "Postage", "Legal", "Audit",
-                "Advertising"),
+    "account": (
+        "Travel",
+        "Rent",
+        "Wages",
+        "Energy",
+        "Software",
+        "Training",
+        "Insurance",
+        "Repairs",
+        "Postage",
+        "Legal",
+        "Audit",
+        "Advertising",
+    ),
     "region": ("North", "South", "East", "West", "Coast", "Inland"),
     "customer": ("Alder", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Maple", "Oak", "Pine", "Rowan", "Spruce", "Willow"),
     "product": ("Bolt", "Cable", "Drill", "Filter", "Gasket", "Hinge", "Lamp", "Motor", "Pump", "Valve"),
