@@ -81,7 +81,7 @@ class EnvironmentPool:
 
     @property
     def description(self) -> dict[str, Any]:
-        """``name``, ``version``, ``schemas`` (tools in OpenAI's format), ``options`` (names) and ``limits`` of the environment."""
+        """``name``, ``version``, ``schemas`` (tools in OpenAI's format), ``options`` (names) and ``limits``."""
         return self._description
 
     @property

@@ -91,7 +91,7 @@ def test_the_run_ends_early_where_its_goal_is_reached(tmp_path: Path) -> None:
 def test_rehearsed_groups_are_played_counted_and_kept_apart(tmp_path: Path) -> None:
     """General tasks count as tokens and episodes, but not as the workflow's success."""
     rows: list[dict[str, Any]] = []
-    running = loop(tmp_path, lambda spec, attempt: played(spec, success=spec.group >= 2), rows)
+    running = loop(tmp_path, lambda spec, attempt: played(spec, reward=float(spec.group >= 2)), rows)
     running.rehearsal = GroupPlan(TASKS, 1, 1, 3, first_group=2)
     running.probe = None
     running.train()
