@@ -108,12 +108,19 @@ class RunDir:
             if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
 
-    def point_latest(self) -> None:
-        """``latest`` beside the run directory points at it; the swap is atomic."""
-        link = self.root.parent / "latest"
-        temporary = self.root.parent / f".latest-{os.getpid()}"
+    def point_latest(self, root: Path) -> None:
+        """``<root>/runs/latest`` points at this run, wherever it lies; the swap is atomic.
+
+        Raises BadInput where something that is no link has that name.
+        """
+        runs = root / "runs"
+        runs.mkdir(parents=True, exist_ok=True)
+        link, temporary = runs / "latest", runs / f".latest-{os.getpid()}"
+        if link.exists() and not link.is_symlink():
+            raise BadInput(f"{link}: is no link; move it away, 'latest' is the name by which the newest run is found")
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(self.root.name)
+        inside = self.root.resolve().parent == runs.resolve()
+        temporary.symlink_to(self.root.name if inside else self.root.resolve())
         os.replace(temporary, link)
 
 

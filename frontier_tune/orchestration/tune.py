@@ -32,7 +32,7 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
     """
     started = time.time()
     run.write_recipe(ready.recipe)
-    run.point_latest()
+    run.point_latest(ready.root)
     with StopRequest() as stop, crew_of(ready, run, note) as crew:
         stop.install()
         state, at = _where(ready, run, note) if resume else (LoopState(), None)

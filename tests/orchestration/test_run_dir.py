@@ -21,11 +21,26 @@ def test_runs_are_numbered_and_latest_points_at_the_newest(tmp_path: Path) -> No
     assert first.root.name.endswith("-1") and second.root.name.endswith("-2") and first.root.name.startswith("close-2")
     for run in (first, second):
         run.write_recipe(Recipe())
-        run.point_latest()
+        run.point_latest(tmp_path)
         assert (tmp_path / "runs" / "latest").resolve() == run.root
     assert run_dir.find(tmp_path, "latest").root == second.root
     assert run_dir.find(tmp_path, first.root.name).root == first.root
     assert recipes.load(first.recipe_file) == Recipe()
+
+
+def test_latest_also_points_at_a_run_elsewhere(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "elsewhere" / "mine").lock()
+    run.write_recipe(Recipe())
+    run.point_latest(tmp_path / "workspace")
+    assert run_dir.find(tmp_path / "workspace", "latest").root == run.root.resolve()
+    assert not (tmp_path / "elsewhere" / "latest").exists()
+
+
+def test_a_directory_called_latest_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "latest").mkdir(parents=True)
+    run = run_dir.create(tmp_path, Recipe(), "close")
+    with pytest.raises(BadInput, match="move it away"):
+        run.point_latest(tmp_path)
 
 
 def test_an_unknown_run_is_refused_with_those_there_are(tmp_path: Path) -> None:
