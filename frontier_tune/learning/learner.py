@@ -12,7 +12,7 @@ import torch
 
 from frontier_tune import recipe as recipes
 from frontier_tune.algorithms import grpo
-from frontier_tune.contracts import BadInput, LimitReached, Trajectory
+from frontier_tune.contracts import BadInput, FrontierTuneError, Trajectory
 from frontier_tune.experts import canonical
 from frontier_tune.learning import attention, checkpoint
 from frontier_tune.learning.batch import Batch, Sample, collate, samples
@@ -25,8 +25,13 @@ _KL_SAMPLE_ROWS = 1024
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class TrainingDiverged(LimitReached):
-    """Loss or gradient was not finite in several updates in a row; the adapter is still the last good one."""
+class TrainingDiverged(FrontierTuneError):
+    """Loss or gradient was not finite in several updates in a row; the adapter is still the last good one.
+
+    Raised in the middle of a step, so nothing is saved then: the last checkpoint stands.
+    """
+
+    exit_code = 4
 
 
 class Learner:
@@ -202,7 +207,7 @@ class Learner:
         if self.bad_in_a_row >= self.max_bad_updates:
             raise TrainingDiverged(
                 f"loss {loss} or gradient norm {norm} was not finite in {self.bad_in_a_row} updates in a row; the adapter is the "
-                "last good one. Resume from a checkpoint with a lower learner.learning_rate or learner.max_grad_norm"
+                "last good one. The last checkpoint stands; resume it with a lower learner.learning_rate or learner.max_grad_norm"
             )
         return None
 

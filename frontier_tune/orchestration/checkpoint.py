@@ -22,8 +22,18 @@ if TYPE_CHECKING:
     from frontier_tune.orchestration.batch import Batch
 
 KEPT = 2
-# What may differ between the run that wrote a checkpoint and the one that resumes it: how long to go on, and where.
-MAY_DIFFER = ("run.steps", "run.max_tokens", "run.max_hours", "run.max_failure_share", "run.directory", "run.stop_at_success")
+# What may differ between the run that wrote a checkpoint and the one that resumes it: how long to go on, where, and how
+# cautiously (what a diverged run is told to change).
+MAY_DIFFER = (
+    "run.steps",
+    "run.max_tokens",
+    "run.max_hours",
+    "run.max_failure_share",
+    "run.directory",
+    "run.stop_at_success",
+    "learner.learning_rate",
+    "learner.max_grad_norm",
+)
 
 
 @dataclass

@@ -78,12 +78,14 @@ def test_nothing_that_verifies_is_an_error_with_a_way_out(tmp_path: Path) -> Non
 
 def test_another_recipe_is_refused_by_the_keys_that_differ(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    other = recipes.parse({"seed": 3, "learner": {"learning_rate": 2e-3}, "run": {"steps": 99}})
-    with pytest.raises(BadInput, match=r"learner\.learning_rate, seed\."):
+    other = recipes.parse({"seed": 3, "learner": {"weight_decay": 0.1}, "run": {"steps": 99}})
+    with pytest.raises(BadInput, match=r"learner\.weight_decay, seed\."):
         checkpoint.newest(tmp_path, other, warnings().append)
 
 
-def test_how_long_to_go_on_may_change(tmp_path: Path) -> None:
+def test_how_long_to_go_on_and_how_cautiously_may_change(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    longer = recipes.parse({"run": {"steps": 99, "max_tokens": 10, "max_hours": 1.0, "max_failure_share": 0.5}})
+    longer = recipes.parse(
+        {"learner": {"learning_rate": 1e-5}, "run": {"steps": 99, "max_tokens": 10, "max_hours": 1.0, "max_failure_share": 0.5}}
+    )
     assert checkpoint.newest(tmp_path, longer, warnings().append)[1].step == 1

@@ -11,6 +11,7 @@ import pytest
 
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import Blame, EpisodeSpec, Failure, GateFailed, LimitReached, Trajectory
+from frontier_tune.learning.learner import TrainingDiverged
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.groups import GroupPlan
 from frontier_tune.orchestration.loop import Loop
@@ -98,3 +99,16 @@ def test_rehearsed_groups_are_played_counted_and_kept_apart(tmp_path: Path) -> N
     assert [(r["success"], r["rehearsal_success"]) for r in rows] == [(0.0, 1.0)] * 4
     assert running.state.episodes == 4 * (6 + 3)
     assert running.state.tokens_sampled == sum(r["tokens_sampled"] + r["rehearsal_tokens"] for r in rows)
+
+
+def test_a_diverged_update_saves_nothing(tmp_path: Path) -> None:
+    """It ends in the middle of a step: what the learner holds is no state that the plan of groups knows."""
+
+    def diverges(trajectories: Any, advantages: Any) -> None:
+        raise TrainingDiverged("not finite")
+
+    running = loop(tmp_path, lambda spec, attempt: played(spec, reward=float(spec.member)), [])
+    running.crew.learner.update = diverges  # type: ignore[method-assign]
+    with pytest.raises(TrainingDiverged):
+        running.train()
+    assert not (tmp_path / "checkpoints").exists()
