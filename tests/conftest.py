@@ -32,6 +32,9 @@ QUIET = {
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 
+# Ray reads its environment when it is imported, and engines import it too: ours has to be settled before any of them.
+import frontier_tune.orchestration  # noqa: E402, F401
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ SETTINGS = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_metrics_collection": "0",
+    "RAY_gcs_server_port_wait_time_s": "120",  # on a busy machine its 20 s are too short to start in
     "RAY_worker_niceness": "0",  # Ray's 15 would let every other process of the machine go first
     # Ray takes 127.0.0.1 for this node instead of asking for the route to a public name server.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -31,6 +33,8 @@ SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
+# Ray that was imported before has read none of it: its processes would refuse each other's calls, after long waits.
+_TOO_LATE = "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != SETTINGS["RAY_AUTH_MODE"]
 for _key, _value in SETTINGS.items():
     os.environ.setdefault(_key, _value)
 
@@ -49,6 +53,8 @@ def local_ray(actors: int = 8) -> Iterator[None]:
     """
     import ray
 
+    if _TOO_LATE:
+        raise RuntimeError("ray was imported before frontier_tune.orchestration, which settles its environment; import it after")
     clear_leftovers()
     scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir="/tmp")  # short: socket paths are limited to 107 bytes
     tempfile.gettempdir()  # settled here and now, before TMPDIR changes for the others

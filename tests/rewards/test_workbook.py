@@ -23,7 +23,7 @@ def test_all_right() -> None:
     ("outcome", "reward"),
     [
         (replace(RIGHT, submitted=False), 0.95),
-        (replace(RIGHT, touched=[("S", 1, 1)]), 0.95),
+        (replace(RIGHT, touched=[("S", 1, 1)]), 0.10),
         (replace(RIGHT, formulas=[True, False]), 0.95),
         (replace(RIGHT, copies=[Answered([10.1, 20.0], GOLDEN), Answered([10.0, 20.0], GOLDEN)]), 0.15 + 0.15 + 0.7 * 3 / 4),
         (replace(RIGHT, copies=[Answered(None, GOLDEN), Answered([10.0, 20.0], GOLDEN)]), 0.15 + 0.85 / 2),
