@@ -7,13 +7,17 @@ greedy decoding of that call would give.
 from __future__ import annotations
 
 import math
+import random
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.bases.corpus.dialogues import Dialogue
+from frontier_tune.bases.corpus.questions import Question
+from frontier_tune.bases.corpus.sheets import make_scene
 from frontier_tune.bases.tokenizer import encode_dialogue
-from frontier_tune.sdk.grammar import compact_dialogue
+from frontier_tune.contracts import Message
+from frontier_tune.sdk.grammar import CALL, END, compact_dialogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -79,3 +83,37 @@ def _answers(dialogue: Dialogue, mask: list[int]) -> list[tuple[str, int, int]]:
             out.append((dialogue.questions[q], runs[first][0], runs[i][1]))
             first, q = i + 1, q + 1
     return out
+
+
+def alternatives(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, question: Question, scenes: int = 12, seed: int = 0
+) -> dict[str, float]:
+    """How likely a base takes each alternative of a practice question: choice -> mean probability of the whole answering call.
+
+    Probabilities are those at temperature 1, over ``scenes`` workbooks; what is left to 1 goes to calls that are no alternative.
+    """
+    import torch
+
+    shares: dict[str, list[float]] = defaultdict(list)
+    for index in range(scenes):
+        rng = random.Random(f"alternatives/{question.name}/{seed}/{index}")
+        scene = make_scene(rng, question.tables)
+        calls: dict[str, str] = {}
+        while len(calls) < ALTERNATIVES[question.name]:
+            answer = question.ask(rng, scene)
+            calls[answer.choice] = answer.call
+        opening = [Message("user", scene.opening(answer.prompt))]
+        for sheet in answer.reads:
+            opening += [Message("assistant", f"read {sheet}"), Message("tool", scene.session.read(sheet))]
+        context = tokenizer.encode(compact_dialogue(opening) + CALL, add_special_tokens=False)
+        tails = [tokenizer.encode(call + END, add_special_tokens=False) for call in calls.values()]
+        width = len(context) + max(map(len, tails))
+        tokens = torch.full((len(tails), width), int(tokenizer.pad_token_id))
+        for i, tail in enumerate(tails):
+            tokens[i, : len(context) + len(tail)] = torch.tensor(context + tail)
+        with torch.no_grad():
+            logits = model(input_ids=tokens, attention_mask=(tokens != tokenizer.pad_token_id).long()).logits[:, :-1].float()
+        logp = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+        for i, (choice, tail) in enumerate(zip(calls, tails, strict=True)):
+            shares[choice].append(float(logp[i, len(context) - 1 : len(context) - 1 + len(tail)].sum().exp()))
+    return {choice: sum(values) / len(values) for choice, values in sorted(shares.items())}
