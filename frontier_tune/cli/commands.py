@@ -123,6 +123,8 @@ def base(a: argparse.Namespace) -> int:
             f"{found.directory}: {found.model_type}, {total:,} parameters, {experts:,} in experts, {active:,} active for a token"
         )
         return 0
+    if a.action == "probe":
+        return _probe(a.set[0] if a.set else "nano")
     import dataclasses
     import tempfile
 
@@ -137,6 +139,31 @@ def base(a: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as work:
         nano.build(nano.NanoPlan(**chosen), out, Path(work))
     note(f"base       {out}")
+    return 0
+
+
+def _probe(name: str, dialogues: int = 300, scenes: int = 30) -> int:
+    """The skills of a base that speaks the compact grammar, and its chance among the alternatives that companies choose from."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from frontier_tune import bases
+    from frontier_tune.bases import probes
+    from frontier_tune.bases.corpus.dialogues import make_dialogue
+    from frontier_tune.bases.corpus.questions import PRACTICE
+    from frontier_tune.sdk.grammar import CALL
+
+    directory = str(bases.load(name).directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    if CALL not in tokenizer.get_vocab():
+        raise BadInput(f"base probe: the tokenizer of {name} lacks {CALL}; only a base built by `base build` can be probed so")
+    model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=torch.float32).eval()
+    for question, found in probes.probe(model, tokenizer, (make_dialogue(999, i) for i in range(dialogues))).items():
+        note(f"{question:18} n {found['n']:3d}   right {found['right']:.2f}   skill {found['skill']:.2f}")
+    for practice in PRACTICE:
+        shares = probes.alternatives(model, tokenizer, practice, scenes)
+        low, high, total = 100 * min(shares.values()), 100 * max(shares.values()), 100 * sum(shares.values())
+        note(f"{practice.name:18} {len(shares)} alternatives, each {low:.1f} to {high:.1f} %, together {total:.0f} %")
     return 0
 
 

@@ -62,8 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--base", help="the base: a directory, a hub id or 'nano' (default: the run's)")
     p.set_defaults(run="export")
 
-    p = sub.add_parser("base", help="build the nano base from scratch, or show a base")
-    p.add_argument("action", choices=("build", "show"))
+    p = sub.add_parser("base", help="build the nano base from scratch, show a base, or probe what it can do")
+    p.add_argument("action", choices=("build", "show", "probe"))
     p.add_argument(
         "set", nargs="*", metavar="key=value", help="of the build's plan, for example seed=1 dialogues=1000; for show: the base"
     )
