@@ -62,7 +62,7 @@ def begin(pool: EnvironmentPool, *slots: int) -> None:
 
 
 def test_many_episodes_over_two_workers() -> None:
-    with EnvironmentPool("envs/count_up", ROOT, {"start": 1}, workers=2) as pool:
+    with EnvironmentPool("envs/count_up", ROOT, {"start": 1}, workers=2, step_timeout_s=300.0) as pool:
         assert pool.description["name"] == "count_up" and len(pool.description["schemas"]) == 2
         tasks = pool.tasks("train", 50, 1)
         for slot, task in enumerate(tasks):
@@ -72,6 +72,7 @@ def test_many_episodes_over_two_workers() -> None:
         results: dict[int, list[Result]] = {slot: [] for slot in range(50)}
         while sum(map(len, results.values())) < 150:
             for slot, result in pool.poll(5.0):
+                assert not isinstance(result, Failure), result  # it stands for all that the slot still had to answer
                 results[slot].append(result)
         for slot, (opening, _, end) in results.items():
             assert isinstance(opening, dict) and isinstance(end, dict)
