@@ -1,0 +1,136 @@
+"""Builds and loads the C++ kernels, once for each source, compiler and torch, into the user's cache.
+
+The library is compiled against torch's stable ABI (no tie to one torch version beyond its minor number) with the machine's own
+g++, in seconds. Every kernel is compiled for three instruction sets; the best that the processor has is chosen when the library is
+loaded. ``FRONTIER_TUNE_ISA`` (avx512, avx2, portable) lowers that choice, ``FRONTIER_TUNE_CACHE`` moves the cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from frontier_tune.contracts import BadInput
+
+CSRC = Path(__file__).parent / "csrc"
+# The oldest torch whose stable ABI has everything that is used here: 2.11.
+_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+_COMMON = (
+    "-std=c++20",
+    "-O3",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fvisibility=hidden",
+    "-Wall",
+)
+# Instruction set -> flags. The order is that of preference.
+_X86 = {
+    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
+    "avx2": ("-mavx2", "-mfma"),
+}
+KERNELS = "kernels.cpp"  # compiled once for each instruction set
+OPS = "ops.cpp"  # compiled once: what torch sees
+
+
+def cache_directory() -> Path:
+    """Where built libraries lie: ``FRONTIER_TUNE_CACHE``, else the user's cache directory."""
+    own = os.environ.get("FRONTIER_TUNE_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frontier-tune"
+
+
+def compiler() -> str:
+    """The C++ compiler: ``CXX``, else g++. Raises BadInput where there is none."""
+    name = os.environ.get("CXX") or "g++"
+    found = shutil.which(name)
+    if found is None:
+        raise BadInput(
+            f"no C++ compiler: {name} is not on the path, and the CPU kernels are built on the machine that runs them; "
+            "on Debian or Ubuntu: sudo apt-get install g++"
+        )
+    return found
+
+
+def _sets() -> dict[str, tuple[str, ...]]:
+    sets = dict(_X86) if platform.machine() in ("x86_64", "AMD64") else {}
+    return sets | {"portable": ()}
+
+
+def _key(cxx: str, extra: Sequence[str]) -> str:
+    """Digest of everything that the library is made from."""
+    digest = hashlib.sha256()
+    for path in sorted(CSRC.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=False).stdout.splitlines()[:1]
+    minor = ".".join(torch.__version__.split(".")[:2])
+    digest.update(repr((version, minor, platform.machine(), _COMMON, _sets(), tuple(extra))).encode())
+    return digest.hexdigest()[:16]
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BadInput(
+            f"the CPU kernels could not be compiled ({' '.join(command[:1])}, needs C++20: g++ 11 or newer):\n{done.stderr[-3000:]}"
+        )
+
+
+def build(directory: Path | None = None, extra: Sequence[str] = ()) -> Path:
+    """Compile the library unless it lies in the cache already; returns its path. ``extra``: more compiler flags (sanitizers).
+
+    Several processes may call this at once: one builds, the others wait; nothing half-written is ever loaded.
+    Raises BadInput without a working compiler.
+    """
+    cxx = compiler()
+    directory = directory or cache_directory()
+    target = directory / f"frontier_tune_native-{_key(cxx, extra)}.so"
+    if target.is_file():
+        return target
+    directory.mkdir(parents=True, exist_ok=True)
+    root = Path(torch.__file__).parent
+    include = [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}", f"-I{CSRC}"]
+    with (directory / ".build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_file():
+            return target
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch:
+            jobs = []
+            for name, flags in _sets().items():
+                out = f"{scratch}/kernels-{name}.o"
+                jobs.append([cxx, *_COMMON, *flags, *extra, f"-DFT_ISA={name}", *include, "-c", str(CSRC / KERNELS), "-o", out])
+            jobs.append([cxx, *_COMMON, *extra, _TARGET, *include, *(f"-DFT_HAS_{n.upper()}" for n in _sets()), "-c",
+                         str(CSRC / OPS), "-o", f"{scratch}/ops.o"])  # fmt: skip
+            with ThreadPoolExecutor(max_workers=2) as pool:
+                list(pool.map(_run, jobs))
+            objects = sorted(str(p) for p in Path(scratch).glob("*.o"))
+            made = f"{scratch}/library.so"
+            _run([cxx, "-shared", *extra, *objects, "-o", made, f"-L{root / 'lib'}", "-ltorch_cpu", "-lc10"])
+            os.replace(made, target)
+    return target
+
+
+@functools.cache
+def load() -> str:
+    """Build if need be, and register the operators as ``torch.ops.frontier_tune``. Returns the instruction set in use.
+
+    Raises BadInput without a working compiler, or for an unknown ``FRONTIER_TUNE_ISA``.
+    """
+    wanted = os.environ.get("FRONTIER_TUNE_ISA", "")
+    if wanted not in ("", *_X86, "portable"):
+        raise BadInput(f"FRONTIER_TUNE_ISA: {wanted!r}; known are avx512, avx2 and portable")
+    torch.ops.load_library(str(build()))
+    return ("portable", "avx2", "avx512")[torch.ops.frontier_tune.isa()]

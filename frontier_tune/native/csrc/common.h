@@ -1,0 +1,56 @@
+// What all kernels share: vectors as wide as the instruction set has them, and the table through which they are called.
+//
+// Kernels are written once with GCC's vector extensions and compiled for each instruction set (FT_ISA); they take raw pointers,
+// allocate nothing that lasts, and know nothing of torch. Rows are never mixed: whatever a row shares a tile with, the order of
+// additions that make its result is the same, so that it is the same bit by bit.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace ft {
+
+// Runs body(begin, end) over [0, count) on torch's own threads, at least `grain` a thread.
+using Body = void (*)(int64_t, int64_t, void*);
+using ParallelFor = void (*)(int64_t count, int64_t grain, Body body, void* context);
+
+template <class F>
+inline void parallel(ParallelFor run, int64_t count, int64_t grain, const F& f) {
+  run(count, grain, [](int64_t b, int64_t e, void* c) { (*static_cast<const F*>(c))(b, e); }, const_cast<F*>(&f));
+}
+
+struct LoraSlice {
+  const float* a;  // [slots, R, in]
+  const float* b;  // [slots, out, R]
+  int64_t out;     // width of this slice of y
+};
+
+// One expert layer with adapters. Sizes: T tokens, K experts a token, E experts, H hidden, I expert width, S slots.
+struct ExpertsArgs {
+  const float* x;         // [T, H]
+  const int32_t* ids;     // [T, K]
+  const float* weights;   // [T, K]
+  const int64_t* slots;   // [T], -1: no adapter; null: none has one
+  const float* w13;       // packed: see pack_panels; [E, panels(2I), H, PANEL]
+  const float* w2;        // packed; [E, panels(H), I, PANEL]
+  const float* a13;       // [S, E, P * R, H]: P = 2 where gate and up have an A each, else 1; null: no adapter here
+  const float* b13;       // [S, E, 2, R, I] (transposed)
+  const float* a2;        // [S, E, R, I]
+  const float* b2;        // [S, E, R, H] (transposed)
+  float* y;               // [T * K, H] scratch
+  float* out;             // [T, H]
+  int64_t T, K, E, H, I, S, R, P;
+};
+
+struct Kernels {
+  void (*rms_norm)(const float* x, const float* w, float* y, int64_t rows, int64_t width, float eps, ParallelFor run);
+  void (*add_rms_norm)(float* x, float* residual, const float* w, int64_t rows, int64_t width, float eps, ParallelFor run);
+  void (*lora_linear)(const float* x, const int64_t* slots, const LoraSlice* slices, int64_t count, float* y, int64_t rows, int64_t in,
+                      int64_t rank, int64_t y_stride, float scale, ParallelFor run);
+  void (*pack_panels)(const float* w, float* packed, int64_t experts, int64_t out, int64_t in, ParallelFor run);
+  void (*experts)(const ExpertsArgs& args, ParallelFor run);
+};
+
+constexpr int64_t PANEL = 32;  // columns of a packed weight panel, the same for all instruction sets
+
+}  // namespace ft

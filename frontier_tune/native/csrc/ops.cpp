@@ -1,0 +1,168 @@
+// What torch sees: checks of shapes and types, the choice of the instruction set, and registration through torch's stable ABI.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "common.h"
+
+using torch::stable::Tensor;
+using torch::headeronly::ScalarType;
+
+#ifdef FT_HAS_AVX512
+extern const ft::Kernels ft_kernels_avx512;
+#endif
+#ifdef FT_HAS_AVX2
+extern const ft::Kernels ft_kernels_avx2;
+#endif
+extern const ft::Kernels ft_kernels_portable;
+
+namespace {
+
+int64_t best_isa() {
+  const char* wanted = std::getenv("FRONTIER_TUNE_ISA");
+  const std::string name = wanted ? wanted : "";
+#ifdef FT_HAS_AVX512
+  if ((name.empty() || name == "avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return 2;
+#endif
+#ifdef FT_HAS_AVX2
+  if (name != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+  return 0;
+}
+
+int64_t isa() {
+  static const int64_t chosen = best_isa();
+  return chosen;
+}
+
+const ft::Kernels& kernels() {
+#ifdef FT_HAS_AVX512
+  if (isa() == 2) return ft_kernels_avx512;
+#endif
+#ifdef FT_HAS_AVX2
+  if (isa() == 1) return ft_kernels_avx2;
+#endif
+  return ft_kernels_portable;
+}
+
+void run(int64_t count, int64_t grain, ft::Body body, void* context) {
+  if (count <= grain) {  // no threads for little work: waking one costs more
+    if (count > 0) body(0, count, context);
+    return;
+  }
+  torch::stable::parallel_for(0, count, grain, [=](int64_t b, int64_t e) { body(b, e, context); });
+}
+
+void check(bool ok, const char* op, const char* what) {
+  if (!ok) throw std::runtime_error(std::string("frontier_tune::") + op + ": " + what);
+}
+
+const float* floats(const Tensor& t, const char* op) {
+  check(t.scalar_type() == ScalarType::Float && t.is_contiguous(), op, "takes contiguous float32 tensors");
+  return static_cast<const float*>(t.data_ptr());
+}
+
+float* mutable_floats(const Tensor& t, const char* op) { return const_cast<float*>(floats(t, op)); }
+
+void rms_norm(const Tensor& x, const Tensor& w, double eps, Tensor y) {
+  const int64_t width = w.numel();
+  check(width > 0 && x.dim() > 0 && x.size(-1) == width && y.numel() == x.numel(), "rms_norm", "x and y [..., H], weight [H]");
+  kernels().rms_norm(floats(x, "rms_norm"), floats(w, "rms_norm"), mutable_floats(y, "rms_norm"), x.numel() / width, width,
+                     static_cast<float>(eps), run);
+}
+
+void add_rms_norm(Tensor x, Tensor residual, const Tensor& w, double eps) {
+  const int64_t width = w.numel();
+  check(width > 0 && x.dim() > 0 && x.size(-1) == width && residual.numel() == x.numel(), "add_rms_norm", "x and residual [..., H], weight [H]");
+  kernels().add_rms_norm(mutable_floats(x, "add_rms_norm"), mutable_floats(residual, "add_rms_norm"), floats(w, "add_rms_norm"),
+                         x.numel() / width, width, static_cast<float>(eps), run);
+}
+
+void lora_linear(Tensor y, const Tensor& x, const Tensor& slots, std::vector<Tensor> a, std::vector<Tensor> b, double scale) {
+  const char* op = "lora_linear";
+  check(y.dim() == 2 && x.dim() == 2 && y.size(0) == x.size(0) && slots.numel() >= x.size(0) && !a.empty() && a.size() == b.size(), op,
+        "y [T, out], x [T, in], slots [T], as many A as B");
+  check(slots.scalar_type() == ScalarType::Long && slots.is_contiguous(), op, "slots are contiguous int64");
+  check(y.scalar_type() == ScalarType::Float && y.stride(1) == 1, op, "y is float32 with contiguous rows");
+  const int64_t in = x.size(1), count = a[0].size(0), rank = a[0].size(-2);
+  std::vector<ft::LoraSlice> slices;
+  int64_t width = 0;
+  for (size_t i = 0; i < a.size(); i++) {
+    const int64_t out = b[i].size(-2);
+    check(a[i].size(-1) == in && a[i].size(-2) == rank && a[i].numel() == count * rank * in, op, "A [slots, 1, R, in]");
+    check(b[i].size(-1) == rank && b[i].numel() == count * out * rank, op, "B [slots, 1, out, R]");
+    slices.push_back({floats(a[i], op), floats(b[i], op), out});
+    width += out;
+  }
+  check(width <= y.size(1), op, "the slices are wider than y");
+  const auto* slot = static_cast<const int64_t*>(slots.data_ptr());
+  for (int64_t i = 0; i < x.size(0); i++) check(slot[i] >= -1 && slot[i] < count, op, "a slot is out of range");
+  kernels().lora_linear(floats(x, op), slot, slices.data(), static_cast<int64_t>(slices.size()), static_cast<float*>(y.data_ptr()), x.size(0),
+                        in, rank, y.stride(0), static_cast<float>(scale), run);
+}
+
+void pack_panels(const Tensor& w, Tensor packed) {
+  const char* op = "pack_panels";
+  check(w.dim() == 3 && w.size(1) % ft::PANEL == 0 && packed.numel() == w.numel(), op, "w [E, out, in] with out a multiple of 32");
+  kernels().pack_panels(floats(w, op), mutable_floats(packed, op), w.size(0), w.size(1), w.size(2), run);
+}
+
+void experts(Tensor out, const Tensor& x, const Tensor& ids, const Tensor& weights, const Tensor& w13, const Tensor& w2, const Tensor& slots,
+             std::vector<Tensor> lora, int64_t rank, bool shared_a) {
+  const char* op = "experts";
+  ft::ExpertsArgs g{};
+  check(x.dim() == 2 && ids.dim() == 2 && w2.dim() == 3 && w13.dim() == 3 && ids.size(0) == x.size(0), op, "x [T, H], ids [T, K], w13 [E, 2I, H], w2 [E, H, I]");
+  g.T = x.size(0), g.H = x.size(1), g.K = ids.size(1), g.E = w2.size(0), g.I = w2.size(2);
+  check(w2.size(1) == g.H && w13.size(0) == g.E && w13.size(1) == 2 * g.I && w13.size(2) == g.H, op, "w13 [E, 2I, H], w2 [E, H, I]");
+  check(g.H % ft::PANEL == 0 && g.I % ft::PANEL == 0, op, "H and I are multiples of 32");
+  check(weights.numel() == g.T * g.K && out.numel() == g.T * g.H, op, "weights [T, K], out [T, H]");
+  check(ids.scalar_type() == ScalarType::Int && ids.is_contiguous(), op, "ids are contiguous int32");
+  g.x = floats(x, op), g.weights = floats(weights, op), g.w13 = floats(w13, op), g.w2 = floats(w2, op), g.out = mutable_floats(out, op);
+  g.ids = static_cast<const int32_t*>(ids.data_ptr());
+  for (int64_t i = 0; i < g.T * g.K; i++) check(g.ids[i] >= 0 && g.ids[i] < g.E, op, "an expert id is out of range");
+  if (!lora.empty()) {
+    check(lora.size() == 4 && rank > 0, op, "lora is A13, B13, A2, B2");
+    check(slots.scalar_type() == ScalarType::Long && slots.is_contiguous() && slots.numel() >= g.T, op, "slots are contiguous int64 [T]");
+    g.S = lora[0].size(0), g.R = rank, g.P = shared_a ? 1 : 2;
+    auto padded = [](int64_t n) { return (n + 15) / 16 * 16; };
+    check(lora[0].numel() == g.S * g.E * g.H * padded(g.P * g.R) && lora[1].numel() == g.S * g.E * 2 * g.R * g.I &&
+              lora[2].numel() == g.S * g.E * g.I * padded(g.R) && lora[3].numel() == g.S * g.E * g.R * g.H,
+          op, "A13 [S, E, H, 16n], B13 [S, E, 2, R, I], A2 [S, E, I, 16n], B2 [S, E, R, H]");
+    g.a13 = floats(lora[0], op), g.b13 = floats(lora[1], op), g.a2 = floats(lora[2], op), g.b2 = floats(lora[3], op);
+    g.slots = static_cast<const int64_t*>(slots.data_ptr());
+    for (int64_t t = 0; t < g.T; t++) check(g.slots[t] >= -1 && g.slots[t] < g.S, op, "a slot is out of range");
+  }
+  Tensor y = torch::stable::new_empty(x, {g.T * g.K, g.H});
+  g.y = static_cast<float*>(y.data_ptr());
+  kernels().experts(g, run);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(frontier_tune, m) {
+  m.def("isa() -> int");
+  m.def("rms_norm(Tensor x, Tensor weight, float eps, Tensor(a!) y) -> ()");
+  m.def("add_rms_norm(Tensor(a!) x, Tensor(b!) residual, Tensor weight, float eps) -> ()");
+  m.def("lora_linear(Tensor(a!) y, Tensor x, Tensor slots, Tensor[] a, Tensor[] b, float scale) -> ()");
+  m.def("pack_panels(Tensor w, Tensor(a!) packed) -> ()");
+  m.def(
+      "experts(Tensor(a!) out, Tensor x, Tensor ids, Tensor weights, Tensor w13, Tensor w2, Tensor slots, Tensor[] lora, int rank, "
+      "bool shared_a) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(frontier_tune, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }
+
+STABLE_TORCH_LIBRARY_IMPL(frontier_tune, CPU, m) {
+  m.impl("rms_norm", TORCH_BOX(&rms_norm));
+  m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
+  m.impl("lora_linear", TORCH_BOX(&lora_linear));
+  m.impl("pack_panels", TORCH_BOX(&pack_panels));
+  m.impl("experts", TORCH_BOX(&experts));
+}
