@@ -12,29 +12,15 @@ They are played through the same EnvironmentPool, under the same limits and grad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from frontier_tune.contracts import BadInput, Failure, Task
 from frontier_tune.evaluation.evaluate import EvaluationError, Share
+from frontier_tune.evaluation.scripts import NOT_IMPLEMENTED, Episode, Pool, Script, ask, play
 
 BLIND = "best_blind_script"
-Script = tuple[str, ...]
-RUNNING = 32  # episodes under way at once
-
-
-class Pool(Protocol):
-    """What is used of ``sandbox.EnvironmentPool``."""
-
-    @property
-    def description(self) -> dict[str, Any]: ...
-
-    def new_slot(self) -> int: ...
-
-    def submit(self, slot: int, op: str, payload: dict[str, Any] | None = None) -> None: ...
-
-    def poll(self, timeout: float = 0.0) -> list[tuple[int, dict[str, Any] | Failure]]: ...
 
 
 @dataclass
@@ -61,41 +47,9 @@ class CanaryScores:
 
 
 def play_scripts(pool: Pool, episodes: Sequence[tuple[Task, Script]], *, max_turns: int) -> list[bool | Failure]:
-    """Play each fixed script on its task; per episode strict success, or the Failure that kept it from being graded.
-
-    A script that ends before the episode does is cut off (``truncate``): graded, but no success.
-    """
-    outcomes: dict[int, bool | Failure] = {}
-    waiting = list(enumerate(episodes))[::-1]
-    running: dict[int, tuple[int, Iterator[str]]] = {}
-    while waiting or running:
-        while waiting and len(running) < RUNNING:
-            index, (task, script) = waiting.pop()
-            slot = pool.new_slot()
-            running[slot] = index, iter(script)
-            pool.submit(slot, "reset", {"task": task.to_json(), "max_turns": max_turns})
-        for slot, result in pool.poll(1.0):
-            if slot not in running:
-                raise EvaluationError(
-                    f"canaries: the pool answered for slot {slot}, which is not ours; give canaries a pool of their own"
-                )
-            index, script_left = running[slot]
-            if not isinstance(result, Failure) and "success" in result["info"] and _over(result):
-                outcomes[index] = bool(result["info"]["success"])
-            elif isinstance(result, Failure):
-                outcomes[index] = result
-            else:
-                action = next(script_left, None)
-                pool.submit(slot, "truncate") if action is None else pool.submit(slot, "step", {"action": action})
-                continue
-            del running[slot]
-            pool.submit(slot, "close")
-    return [outcomes[i] for i in range(len(episodes))]
-
-
-def _over(result: Mapping[str, Any]) -> bool:
-    """Whether a result ends its episode: a last step, or a truncate, which alone has a reward without saying how it ended."""
-    return bool(result.get("terminated") or result.get("truncated") or ("reward" in result and "terminated" not in result))
+    """Play each fixed script on its task; per episode strict success, or the Failure that kept it from being graded."""
+    played = play(pool, [Episode(task, script) for task, script in episodes], max_turns=max_turns)
+    return [p.failure or p.success for p in played]
 
 
 def run_canaries(
@@ -174,15 +128,8 @@ def _scripts(pool: Pool, tasks: Sequence[Task]) -> list[Script]:
 
 def _ask(pool: Pool, op: str, key: str, tasks: Sequence[Task]) -> list[Any]:
     """``op`` for each task, many at once; None where the environment has no answer to it (no golden program)."""
-    slots = {pool.new_slot(): i for i in range(len(tasks))}
-    for slot, i in slots.items():
-        pool.submit(slot, op, {"task": tasks[i].to_json()})
-    answers: dict[int, Any] = {}
-    while len(answers) < len(tasks):
-        for slot, result in pool.poll(1.0):
-            if isinstance(result, Failure) and "NotImplementedError" not in result.detail:
-                raise EvaluationError(
-                    f"canaries: '{op}' of task {tasks[slots[slot]].hash} failed: {result.kind}: {result.detail}"
-                )
-            answers[slots[slot]] = None if isinstance(result, Failure) else result[key]
-    return [answers[i] for i in range(len(tasks))]
+    answers = ask(pool, op, [{"task": task.to_json()} for task in tasks])
+    for task, answer in zip(tasks, answers, strict=True):
+        if isinstance(answer, Failure) and answer.kind != NOT_IMPLEMENTED:
+            raise EvaluationError(f"canaries: '{op}' of task {task.hash} failed: {answer.kind}: {answer.detail}")
+    return [None if isinstance(answer, Failure) else answer[key] for answer in answers]

@@ -29,7 +29,8 @@ class EnvironmentPool:
     - ``step`` {"action"} -> {"messages", "reward", "terminated", "truncated", "info"}
     - ``truncate`` {} -> {"reward", "info"}: end and grade an episode from outside
     - ``tasks`` {"split", "n", "seed"} -> {"tasks"}; ``golden`` {"task"} -> {"calls"}; ``canaries`` {"task"} ->
-      {"scripts"}; these need no reset
+      {"scripts"}; these need no reset; "not-implemented" is the kind of failure where the environment has none
+    - ``examine`` {"what", ...} -> what an audit asks, see sdk/examine.py; no reset either
     - ``close`` {}: forget the slot; nothing is reported for it any more
 
     An operation that keeps its worker silent for longer than ``step_timeout_s`` fails with kind ``step-timeout`` (blame

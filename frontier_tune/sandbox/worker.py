@@ -30,6 +30,7 @@ def main() -> None:
     """Serve until standard input closes, then take the whole process group along."""
     commands, answers = _take_over_stdio()
     _die_with_parent()
+    _adopt_orphans()
     lines = _lines(commands)
     try:
         setup = json.loads(next(lines))
@@ -45,7 +46,8 @@ def main() -> None:
         try:
             answer = {"id": command["id"], "result": host.run(command["slot"], command["op"], command["payload"])}
         except (Exception, SystemExit) as e:
-            answer = {"id": command["id"], "error": {"kind": f"{command['op']}-raised", "detail": _explain(e)}}
+            kind = "not-implemented" if isinstance(e, NotImplementedError) else f"{command['op']}-raised"
+            answer = {"id": command["id"], "error": {"kind": kind, "detail": _explain(e)}}
         _write(answers, answer)
     host.close()
     for pid in descendants(os.getpid()):  # what the author's code left running must not outlive us
@@ -88,6 +90,10 @@ class Host:
             if slot in self._slots:
                 self._idle.append(self._slots.pop(slot))
             return {}
+        if op == "examine":
+            from frontier_tune.sdk.examine import examine
+
+            return examine(self._new, **payload)
         with self._any() as env:
             if op == "tasks":
                 from frontier_tune.sdk.tasks import draw_tasks
@@ -97,7 +103,7 @@ class Host:
                 return {"calls": env.golden(Task(**payload["task"]))}
             if op == "canaries":
                 return {"scripts": env.canary_scripts(Task(**payload["task"]))}
-        raise BadInput(f"unknown operation '{op}'; known: reset, step, truncate, close, tasks, golden, canaries")
+        raise BadInput(f"unknown operation '{op}'; known: reset, step, truncate, close, tasks, golden, canaries, examine")
 
     def close(self) -> None:
         for env in (*self._idle, *self._slots.values()):
@@ -161,6 +167,14 @@ def _die_with_parent() -> None:
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _adopt_orphans() -> None:
+    """Be the parent of processes whose own parent ended: a daemon that the author's code started is still found from here."""
+    import ctypes
+
+    PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _limit_memory(megabytes: int | None) -> None:

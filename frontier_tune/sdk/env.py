@@ -58,6 +58,7 @@ class WorkflowEnv(gymnasium.Env[Observation, str], abc.ABC):
     name: ClassVar[str] = ""
     version: ClassVar[str] = "1"
     limits: ClassVar[Limits] = Limits()
+    answer_in_prompt: ClassVar[bool] = False  # the work is to find the answer in the prompt; else env check takes it for a leak
     signatures: ClassVar[Mapping[str, Signature]] = {}
     _methods: ClassVar[Mapping[str, str]] = {}
 

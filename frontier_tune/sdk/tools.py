@@ -17,13 +17,14 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 from frontier_tune.contracts import BadInput
 
 JSON_TYPES: dict[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+_PYTHON_TYPES = {name: kind for kind, name in JSON_TYPES.items()}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 _ATTRIBUTE = "__tool_signature__"
 F = TypeVar("F", bound=Callable[..., str])
@@ -88,6 +89,19 @@ class Signature:
         }
         function = {"name": self.name, "description": self.description, "parameters": parameters}
         return {"type": "function", "function": function}
+
+    @classmethod
+    def from_schema(cls, schema: Mapping[str, Any]) -> Signature:
+        """The signature behind ``to_schema``, but for ``ends``, which no schema says: enough to parse calls."""
+        function = schema["function"]
+        needed = set(function["parameters"]["required"])
+        parameters = []
+        for name, p in function["parameters"]["properties"].items():
+            nullable = isinstance(p["type"], list)
+            kind = _PYTHON_TYPES[p["type"][0] if nullable else p["type"]]
+            choices = tuple(c for c in p.get("enum", ()) if c is not None)
+            parameters.append(Parameter(name, kind, p["description"], name in needed, p.get("default"), choices, nullable))
+        return cls(function["name"], function["description"], tuple(parameters))
 
 
 @overload

@@ -1,0 +1,84 @@
+"""What an audit asks of an environment beyond playing it: gymnasium's own checker, unchecked tasks, declarations, grader sources.
+
+Runs where the environment lives, in its worker process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator
+from types import FunctionType
+from typing import Any
+
+from frontier_tune.contracts import BadInput, Task
+from frontier_tune.sdk.env import WorkflowEnv
+from frontier_tune.sdk.rubric import Rubric
+
+New = Callable[[], WorkflowEnv]
+
+
+def examine(new: New, what: str, **arguments: Any) -> dict[str, Any]:
+    """``what``: "gymnasium", "tasks" (split, n, seed) or "declared". ``new`` makes a fresh environment. The answer is JSON."""
+    known: dict[str, Callable[..., dict[str, Any]]] = {"gymnasium": gymnasium, "tasks": tasks, "declared": declared}
+    if what not in known:
+        raise BadInput(f"examine: unknown '{what}'; known: {', '.join(known)}")
+    return known[what](new, **arguments)
+
+
+def gymnasium(new: New) -> dict[str, Any]:
+    """``errors`` and ``warnings`` of gymnasium's environment checker, determinism of seeded resets and steps included."""
+    from gymnasium.envs.registration import EnvSpec
+    from gymnasium.utils.env_checker import check_env
+
+    env = new()
+    env.spec = EnvSpec("frontier_tune/Examined-v0", entry_point=type(env))  # without one it skips determinism
+    if env.limits.turns < 2:  # its one random step would hit the turn limit, which the checker takes for a fault
+        env.limits = dataclasses.replace(env.limits, turns=2)  # type: ignore[misc]
+    errors = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            check_env(env, skip_render_check=True, skip_close_check=True)
+            env.close()
+            env.close()  # has to be allowed twice
+        except Exception as e:  # the checker asserts, the author's code may raise anything: either is the finding
+            errors.append(f"{type(e).__name__}: {e}")
+    return {"errors": errors, "warnings": sorted({str(w.message) for w in caught if w.category is UserWarning})}
+
+
+def tasks(new: New, split: str, n: int, seed: int) -> dict[str, Any]:
+    """A split's ``tasks`` as the author's generator gives them, unchecked, and whether a second environment gives the same."""
+    drawn, again = (list(new().tasks(split, n, seed)) for _ in range(2))  # type: ignore[arg-type]
+    wrong = next((t for t in drawn if not isinstance(t, Task)), None)
+    if wrong is not None:
+        raise BadInput(f"tasks returned {wrong!r:.100}, which is no Task")
+    return {"tasks": [t.to_json() for t in drawn], "same": [t.hash for t in drawn] == [t.hash for t in again]}
+
+
+def declared(new: New) -> dict[str, Any]:
+    """What the class says of itself: ``answer_in_prompt``, tools with their effects, and the source text of its graders."""
+    env = new()
+    sources = []
+    for function in _graders(env):
+        try:
+            sources.append({"name": function.__qualname__, "source": textwrap.dedent(inspect.getsource(function))})
+        except OSError:  # made by exec or in an interpreter: there is no text to compare with
+            continue
+    return {"answer_in_prompt": env.answer_in_prompt, "graders": sources}
+
+
+def _graders(env: WorkflowEnv) -> Iterator[FunctionType]:
+    """``grade`` and the functions of every rubric that its class or module holds."""
+    module = inspect.getmodule(type(env))
+    held = [*vars(module).values()] if module else []
+    held += [value for cls in type(env).__mro__ for value in vars(cls).values()] + [*vars(env).values()]
+    functions = [type(env).grade, *(c.function for r in held if isinstance(r, Rubric) for c in r.components)]
+    seen: set[Any] = set()
+    for function in functions:
+        inner = inspect.unwrap(function)
+        if isinstance(inner, FunctionType) and inner.__code__ not in seen:
+            seen.add(inner.__code__)
+            yield inner
