@@ -1,6 +1,7 @@
-"""The CPU kernel that applies expert adapters in vLLM, and the re-packing of experts after a reload.
+"""The CPU kernels that apply expert adapters in vLLM, and the re-packing of experts after a reload.
 
-Each adapter slot has its own copy of the experts with the low-rank update merged in, packed as the stock kernel wants it,
+In float32 our own operator computes base and adapters in one pass (``native_experts``): no merged copies. Elsewhere (bfloat16,
+other activations, biases) each adapter slot has its own copy of the experts with the low-rank update merged in, packed as the stock kernel wants it,
 and lying behind the base's in one tensor: [(1 + slots) * E, ...]. A token of slot s is sent to expert (1 + s) * E + e, so one
 call of the stock kernel serves base rows and any number of adapters, at the base's speed. The price is memory: one copy
 of the experts per slot, plus the unpacked weights to merge into. The copies are made when a slot is first used after a
@@ -29,6 +30,8 @@ from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedM
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 
+from frontier_tune.experts import native_experts
+
 
 class _CPULoRAExperts(LoRAExpertsMixin):
     """Mixed into one of vLLM's CPU experts classes by ``lora_experts_class``."""
@@ -37,12 +40,32 @@ class _CPULoRAExperts(LoRAExpertsMixin):
     w1_bias: Tensor | None
     w2_bias: Tensor | None
     loads: int = 0  # how often weights were packed, so that a reload that skipped them can be told
+    native: bool = False
+    _adapters: native_experts.Adapters | None = None
     _raw: tuple[Tensor, Tensor]
     _packed: tuple[Tensor, Tensor] | None = None  # base experts, then one copy per slot
     _biases: tuple[Tensor | None, Tensor | None] = (None, None)
     _merged: dict[int, tuple[int, ...]]  # slot -> versions of the adapter buffers that its copy was made from
 
+    def _is_native(self, layer: Any) -> bool:
+        w2, config = layer.w2_weight, self.moe_config
+        return (
+            native_experts.supported(w2.dtype, w2.shape[1], w2.shape[2])
+            and layer.w13_weight.dtype == w2.dtype
+            and layer.w13_weight.shape[1] == 2 * w2.shape[2]
+            and config.activation == MoEActivation.SILU
+            and self.w1_bias is None
+            and self.w2_bias is None
+        )
+
     def process_weights_after_loading(self, layer: Any) -> None:
+        self.native = self._is_native(layer)
+        if self.native:
+            self._adapters, self._merged = None, {}
+            self.loads += 1
+            for weight in (layer.w13_weight, layer.w2_weight):  # in place: one layout at a time, no second copy
+                weight.data.copy_(native_experts.pack(weight.data))
+            return
         self._raw = (layer.w13_weight.data.clone(), layer.w2_weight.data.clone())
         self._packed, self._merged = None, {}
         self.loads += 1
@@ -91,6 +114,29 @@ class _CPULoRAExperts(LoRAExpertsMixin):
             stack[at : at + experts].copy_(new)
         self._merged[slot] = version
 
+    def _version(self) -> tuple[int, ...]:
+        ctx = self._lora_context
+        stacked = (ctx.w13_lora_a_stacked, ctx.w13_lora_b_stacked, ctx.w2_lora_a_stacked, ctx.w2_lora_b_stacked)
+        return tuple(t._version for parts in stacked for t in parts)
+
+    def _apply_native(
+        self, output: Tensor, x: Tensor, w1: Tensor, w2: Tensor, weights: Tensor, ids: Tensor, groups: list[tuple[int, Any]]
+    ) -> None:
+        slots = None
+        if any(slot >= 0 for slot, _ in groups):
+            ctx, version = self._lora_context, self._version()
+            if self._adapters is None:
+                rank = ctx.w2_lora_a_stacked[0].shape[2]
+                self._adapters = native_experts.Adapters.empty(ctx.max_loras, w2.shape[0], w2.shape[1], w2.shape[2], rank)
+            for slot, _ in groups:
+                if slot >= 0 and self._merged.get(slot) != version:
+                    (a_gate, a_up), (b_gate, b_up) = ctx.w13_lora_a_stacked, ctx.w13_lora_b_stacked
+                    pairs = ((a_gate, b_gate), (a_up, b_up), (ctx.w2_lora_a_stacked[0], ctx.w2_lora_b_stacked[0]))
+                    self._adapters.set(slot, *((a[slot], b[slot]) for a, b in pairs))
+                    self._merged[slot] = version
+            slots = ctx.punica_wrapper.frontier_slots(x.shape[0])
+        native_experts.forward(x, ids, weights, w1, w2, slots, self._adapters, out=output)
+
     def apply(
         self,
         output: Tensor,
@@ -106,6 +152,9 @@ class _CPULoRAExperts(LoRAExpertsMixin):
         """As the stock class, with each token's experts taken from the copy of its adapter slot."""
         ctx = self._lora_context
         groups = [] if ctx is None else ctx.punica_wrapper.frontier_groups(hidden_states.shape[0])
+        if self.native:
+            self._apply_native(output, hidden_states, w1, w2, topk_weights, topk_ids, groups)
+            return
         if all(slot < 0 for slot, _ in groups):
             super().apply(output, hidden_states, w1, w2, topk_weights, topk_ids, activation, *args, **kwargs)
             return

@@ -14,6 +14,8 @@ from torch import Tensor
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
+from frontier_tune.native import build
+
 Groups = list[tuple[int, Tensor | None]]
 
 
@@ -60,6 +62,11 @@ def _add_lora_linear(
     if not add_inputs:
         raise NotImplementedError("add_lora_linear without add_inputs belongs to CUDA's second stream, not to CPU")
     out, rows = y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
+    if out.dtype == rows.dtype == lora_a_stacked[0].dtype == torch.float32:
+        if any(slot >= 0 for slot, _ in _groups(self, rows.shape[0])):
+            slots = _slots(self, rows.shape[0])
+            torch.ops.frontier_tune.lora_linear(out, rows, slots, list(lora_a_stacked), list(lora_b_stacked), scale)
+        return
     for slot, members in _groups(self, rows.shape[0]):
         if slot < 0:
             continue
@@ -92,6 +99,7 @@ def _add_lora_logits(
 
 def install() -> list[str]:
     """Replace three methods of the CPU wrapper. Returns what was changed."""
+    build.load()
     wrapper: Any = PunicaWrapperCPU
     wrapper.frontier_slots, wrapper.frontier_groups = _slots, _groups
     wrapper.update_metadata = _update_metadata

@@ -1,7 +1,7 @@
 """Builds and loads the C++ kernels, once for each source, compiler and torch, into the user's cache.
 
-The library is compiled against torch's stable ABI (no tie to one torch version beyond its minor number) with the machine's own
-g++, in seconds. Every kernel is compiled for three instruction sets; the best that the processor has is chosen when the library is
+The library is compiled against torch's stable ABI (no tie beyond torch's minor version) with the machine's own
+g++, in seconds. Every kernel is compiled for three instruction sets; the best that the processor has is chosen when it is
 loaded. ``FRONTIER_TUNE_ISA`` (avx512, avx2, portable) lowers that choice, ``FRONTIER_TUNE_CACHE`` moves the cache.
 """
 
@@ -85,7 +85,7 @@ def _run(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BadInput(
-            f"the CPU kernels could not be compiled ({' '.join(command[:1])}, needs C++20: g++ 11 or newer):\n{done.stderr[-3000:]}"
+            f"the CPU kernels could not be compiled by {command[0]} (it takes C++20: g++ 11 or newer):\n{done.stderr[-3000:]}"
         )
 
 

@@ -109,7 +109,8 @@ class Backend:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         _log_to(log)
-        vllm_plugin.register()
+        changes = vllm_plugin.register()
+        logging.getLogger(vllm_plugin.__name__).info("this engine runs with: %s", "; ".join(changes) or "vLLM's own kernels")
         lora: dict[str, Any] = {}
         if getattr(self.config, "kv_lora_rank", None) is not None and current_platform.is_cpu() and sampler.dtype == "float32":
             raise BadInput("sampler.dtype: vLLM's CPU kernels for latent attention (DeepSeek-V3) take bfloat16, not float32")
@@ -135,6 +136,7 @@ class Backend:
             max_num_batched_tokens=max(self.max_len, 4096),
             kv_cache_memory_bytes=sampler.kv_cache_mb * 2**20,
             enable_prefix_caching=True,
+            **self._cpu_choices(),
             enforce_eager=True,
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
@@ -145,6 +147,20 @@ class Backend:
         torch.set_num_threads = set_num_threads  # vLLM replaces it for the whole process
         _log_to(log)  # again: vLLM sets its own handlers up at start
         return engine
+
+    def _cpu_choices(self) -> dict[str, Any]:
+        """Where vLLM's defaults for CPU don't suit many short requests with common prompts."""
+        from vllm.platforms import current_platform
+
+        if not current_platform.is_cpu():
+            return {}
+        from frontier_tune.experts import vllm_plugin_norms
+
+        choices: dict[str, Any] = {"ir_op_priority": vllm_plugin_norms.PRIORITY}
+        if getattr(self.config, "kv_lora_rank", None) is None:  # latent attention has a block size of its own
+            # Prefixes are shared by whole blocks, 128 tokens by default: more than many a prompt has.
+            choices["block_size"] = 32
+        return choices
 
     @property
     def manager(self) -> Any:
