@@ -1,89 +1,67 @@
-"""The GRPO loss: clipped ratio with asymmetric bounds, normalised over the sampled tokens of the whole batch."""
+"""GRPO: group-relative advantages and a clipped ratio (DeepSeekMath, arXiv:2402.03300, eq. 3, section 4.1.2).
+
+    A_i = (r_i - mean_group(r)) / std_group(r)
+    L_t = -min(rho_t A_i, clip(rho_t, 1 - low, 1 + high) A_i),     rho_t = pi(o_t) / pi_old(o_t)
+
+The defaults here are today's usual ones, not the paper's: a sum over the batch's tokens rather than a mean of sequence means,
+and clip-higher (both DAPO, arXiv:2503.14476, eq. 10 and 12). The paper's: ``normalization: sequence``, ``clip_high: 0.2``, and a
+KL to the base in the loss, ``kl_coefficient: 0.04``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from frontier_tune.algorithms import kl
+from frontier_tune.algorithms.advantages import batch_relative, group_relative, turn_relative
+from frontier_tune.algorithms.base import Algorithm
+from frontier_tune.algorithms.batch import Rollout, Tokens
+from frontier_tune.algorithms.clipping import clipped_surrogate
 
 
-@dataclass
-class LossSums:
-    """Sums over tokens (not means), so that those of micro-batches add up. All float64, detached, 0-dimensional."""
+@dataclass(frozen=True, kw_only=True)
+class GRPO(Algorithm):
+    """``advantage``: relative to the group, the batch, or the group turn by turn (with ``turn_discount``: advantages.py)."""
 
-    tokens: Tensor
-    clipped: Tensor
-    kl_old: Tensor
-    kl_base: Tensor
-    entropy: Tensor
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    advantage: Literal["group", "batch", "turn"] = "group"
+    scale_by_std: bool = True
+    turn_discount: float = 1.0
 
-    def __add__(self, other: LossSums) -> LossSums:
-        return LossSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    zero_is_silent: ClassVar[bool] = True
 
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """What is compared, [N]."""
+        return rollout.penalised_reward_N
 
-def loss(
-    logprob_T: Tensor,
-    old_logprob_T: Tensor,
-    advantage_T: Tensor,
-    normalizer: float,
-    *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-    entropy_T: Tensor | None = None,
-    entropy_coefficient: float = 0.0,
-    base_logprob_T: Tensor | None = None,
-    kl_coefficient: float = 0.0,
-) -> tuple[Tensor, LossSums]:
-    """``L = 1/N sum_t [ -min(rho_t A_t, clip(rho_t, 1 - low, 1 + high) A_t) + beta k3_t - gamma H_t ]``.
+    def advantages(self, rollout: Rollout) -> Tensor:
+        reward_PG, valid_PG, slot_N = rollout.by_group(self.rewards(rollout))
+        if self.advantage == "turn":
+            return self._by_turn(rollout, reward_PG, valid_PG, slot_N)
+        relative = batch_relative if self.advantage == "batch" else group_relative
+        return rollout.spread(relative(reward_PG, valid_PG, self.scale_by_std).flatten()[slot_N])
 
-    ``rho_t = exp(logprob_t - old_logprob_t)`` is taken against the sampler's own log-probabilities, so one ratio corrects
-    for both a newer policy and a sampler that rounds otherwise. Clipping: PPO (arXiv:1707.06347, eq. 7) with the
-    asymmetric bounds and the token-level sum of DAPO (arXiv:2503.14476, eq. 10); KL term: GRPO (arXiv:2402.03300, eq. 3-4).
+    def _by_turn(self, rollout: Rollout, reward_PG: Tensor, valid_PG: Tensor, slot_N: Tensor) -> Tensor:
+        """The outcome is earned by an episode's last turn; [T]."""
+        episode_T = rollout.episode_T
+        turns_N = torch.zeros(len(slot_N), dtype=torch.long).scatter_reduce_(0, episode_T, rollout.turn_T + 1, "amax")
+        turns_PG = torch.zeros(reward_PG.numel(), dtype=torch.long).index_copy_(0, slot_N, turns_N).view_as(reward_PG)
+        turn_K = torch.arange(max(1, int(turns_N.max())))
+        last_PGK = turn_K == turns_PG[..., None] - 1
+        reached_PGK = (turn_K < turns_PG[..., None]) & valid_PG[..., None]
+        reward_PGK = torch.where(last_PGK & reached_PGK, reward_PG[..., None], 0.0)
+        by_turn = turn_relative(reward_PGK, reached_PGK, self.turn_discount, self.scale_by_std)
+        return by_turn.view(-1, len(turn_K))[slot_N[episode_T], rollout.turn_T]
 
-    Args:
-        logprob_T: log-probabilities of the sampled tokens under the trained policy, [T], with gradient.
-        old_logprob_T: the same tokens under the policy that sampled them, [T].
-        advantage_T: the advantage of each token's episode, [T].
-        normalizer: N, the sampled tokens of the *whole* batch that makes one optimizer update. It comes from outside,
-            so the gradient of a batch is the plain sum over any split of it into micro-batches.
-        clip_low, clip_high: the ratio's gradient stops below ``1 - clip_low`` (A < 0) and above ``1 + clip_high`` (A > 0).
-        entropy_T, entropy_coefficient: the policy's entropy in nats at each token, and gamma. The entropy is reported in the
-            sums where given, whatever gamma is.
-        base_logprob_T, kl_coefficient: the tokens under the frozen base, and beta.
+    def policy_loss(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        ratio_T = (tokens.logprob_T - tokens.old_logprob_T).exp()
+        return clipped_surrogate(ratio_T, tokens.advantage_T, self.clip_low, self.clip_high)
 
-    Returns:
-        The loss (0-dimensional; infinite or NaN where the inputs are: the caller guards), and the sums for metrics.
-    """
-    if not logprob_T.shape == old_logprob_T.shape == advantage_T.shape:
-        shapes = [tuple(x.shape) for x in (logprob_T, old_logprob_T, advantage_T)]
-        raise ValueError(f"shapes differ: log-probabilities, old ones and advantages have {shapes}")
-    if not normalizer > 0:
-        raise ValueError(f"normalizer must be positive, got {normalizer}")
-    if kl_coefficient and base_logprob_T is None:
-        raise ValueError("a KL term needs base_logprob_T")
-    if entropy_coefficient and entropy_T is None:
-        raise ValueError("an entropy term needs entropy_T")
-    ratio_T = (logprob_T - old_logprob_T).exp()
-    clipped_T = ratio_T.clamp(1 - clip_low, 1 + clip_high)
-    per_token_T = -torch.min(ratio_T * advantage_T, clipped_T * advantage_T)
-    base_kl_T = None if base_logprob_T is None else kl.k3(logprob_T, base_logprob_T)
-    if base_kl_T is not None and kl_coefficient:
-        per_token_T = per_token_T + kl_coefficient * base_kl_T
-    if entropy_T is not None and entropy_coefficient:
-        per_token_T = per_token_T - entropy_coefficient * entropy_T
-
-    with torch.no_grad():
-        outside = ((ratio_T < 1 - clip_low) & (advantage_T < 0)) | ((ratio_T > 1 + clip_high) & (advantage_T > 0))
-        zero = torch.zeros((), dtype=torch.float64, device=logprob_T.device)
-        sums = LossSums(
-            tokens=zero + logprob_T.numel(),
-            clipped=outside.sum().double(),
-            # The old policy drew the tokens, so KL(old || new) is what the samples estimate.
-            kl_old=kl.k3(old_logprob_T, logprob_T).sum().double(),
-            kl_base=zero if base_kl_T is None else base_kl_T.sum().double(),
-            entropy=zero if entropy_T is None else entropy_T.sum().double(),
-        )
-    return per_token_T.sum() / normalizer, sums
+    def learns_from(self, reward_PG: Tensor, valid_PG: Tensor) -> bool:
+        relative = batch_relative if self.advantage == "batch" else group_relative
+        # A KL in the reward, or turns that discount, tell episodes of equal outcome apart.
+        return self.penalises or self.turn_discount < 1 or bool((relative(reward_PG, valid_PG, False) != 0).any())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,40 +15,61 @@ from frontier_tune.learning.packing import Packed, pack
 
 @dataclass(frozen=True)
 class Sample:
-    """One trajectory's part in the loss. ``target``: positions (>= 1) of its sampled tokens; ``tokens`` end with the last."""
+    """One trajectory's part in the loss. ``target``: positions (>= 1) of its sampled tokens; ``tokens`` end with the last.
+
+    Arrays have the length of ``target``: ``logprob`` the sampler's, ``old_logprob`` what the ratio is taken against where that is
+    not the sampler's, ``value`` and ``returns`` the critic's value when the step began and what it is fitted to.
+    """
 
     group: int
     tokens: list[int]
     target: np.ndarray
     logprob: np.ndarray
-    advantage: float
+    advantage: np.ndarray
     temperature: float
+    old_logprob: np.ndarray | None = None
+    value: np.ndarray | None = None
+    returns: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A pack and, for its M sampled tokens: the row that predicts each, the token, and what the loss needs, [M] each."""
+    """A pack and, for its M sampled tokens: the row that predicts each, the token, and what the loss needs, [M] each.
+
+    ``sequence_M`` numbers the pack's sequences. The last three are there where the samples have them.
+    """
 
     packed: Packed
     rows_M: Tensor
     target_M: Tensor
-    old_logprob_M: Tensor
+    sampler_logprob_M: Tensor
     advantage_M: Tensor
     temperature_M: Tensor | None
+    sequence_M: Tensor
+    old_logprob_M: Tensor | None
+    value_M: Tensor | None
+    return_M: Tensor | None
 
 
-def samples(trajectories: Sequence[Trajectory], advantages: Sequence[float], vocab_size: int) -> list[Sample]:
-    """The trainable trajectories with at least one sampled token.
+def counts(trajectory: Trajectory) -> bool:
+    """Whether it has a part in the loss: trainable, with at least one sampled token."""
+    return trajectory.trainable and any(trajectory.mask)
+
+
+def samples(
+    trajectories: Sequence[Trajectory], advantages: Sequence[float | Sequence[float] | np.ndarray], vocab_size: int
+) -> list[Sample]:
+    """The trainable trajectories with at least one sampled token. An advantage is one number, or one for each sampled token.
 
     Raises:
         ValueError: a trajectory contradicts itself (lengths, a sampled first token, a log-probability that is not finite or
-            positive, a token outside the vocabulary, greedy sampling), or its advantage is not finite.
+            positive, a token outside the vocabulary, greedy sampling), or its advantage is not finite or of another length.
     """
     if len(trajectories) != len(advantages):
         raise ValueError(f"{len(trajectories)} trajectories but {len(advantages)} advantages")
     out = []
     for n, (t, advantage) in enumerate(zip(trajectories, advantages, strict=True)):
-        if not t.trainable or not any(t.mask):
+        if not counts(t):
             continue
         where = f"trajectory {n} (task {t.spec.task.hash}, group {t.spec.group}, member {t.spec.member})"
         if not len(t.tokens) == len(t.mask) == len(t.logprobs):
@@ -63,11 +83,12 @@ def samples(trajectories: Sequence[Trajectory], advantages: Sequence[float], voc
             raise ValueError(f"{where}: a sampled token's log-probability is not finite or above 0")
         if min(tokens) < 0 or max(tokens) >= vocab_size:
             raise ValueError(f"{where}: a token is outside the vocabulary of {vocab_size}")
-        if not math.isfinite(advantage):
-            raise ValueError(f"{where}: advantage {advantage}")
+        credit = np.asarray(advantage, dtype=np.float64)
+        if credit.shape not in ((), target.shape) or not np.isfinite(credit).all():
+            raise ValueError(f"{where}: advantage {advantage} for {len(target)} sampled tokens")
         if not t.spec.temperature > 0:
             raise ValueError(f"{where}: sampled greedily; there is no ratio to learn from at temperature 0")
-        out.append(Sample(t.spec.group, tokens, target, logprob, float(advantage), t.spec.temperature))
+        out.append(Sample(t.spec.group, tokens, target, logprob, np.broadcast_to(credit, target.shape), t.spec.temperature))
     return out
 
 
@@ -78,6 +99,10 @@ def collate(members: Sequence[Sample], device: torch.device, share: bool) -> Bat
     def tensor(arrays: list[np.ndarray], dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(np.concatenate(arrays)).to(device, dtype)
 
+    def optional(arrays: list[np.ndarray | None]) -> Tensor | None:
+        there = [a for a in arrays if a is not None]
+        return tensor(there, torch.float32) if len(there) == len(arrays) else None
+
     count = [len(s.target) for s in members]
     temperature = None
     if any(s.temperature != 1.0 for s in members):
@@ -87,6 +112,10 @@ def collate(members: Sequence[Sample], device: torch.device, share: bool) -> Bat
         tensor([packed.rows[i][s.target - 1] for i, s in enumerate(members)], torch.long),
         tensor([np.asarray(s.tokens)[s.target] for s in members], torch.long),
         tensor([s.logprob for s in members], torch.float32),
-        tensor([np.full(n, s.advantage) for s, n in zip(members, count, strict=True)], torch.float32),
+        tensor([s.advantage for s in members], torch.float32),
         temperature,
+        tensor([np.repeat(np.arange(len(members)), count)], torch.long),
+        optional([s.old_logprob for s in members]),
+        optional([s.value for s in members]),
+        optional([s.returns for s in members]),
     )

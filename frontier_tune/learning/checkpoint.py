@@ -7,6 +7,7 @@ exp_avg_sq.<parameter> and the random state; ``learner.json`` counters, the base
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from frontier_tune.algorithms.batch import Coefficients
 from frontier_tune.contracts import BadInput, FrontierTuneError
 from frontier_tune.experts import canonical
 from frontier_tune.learning.model import Policy
@@ -62,6 +64,7 @@ def save(learner: Learner, directory: Path) -> None:
     state = {
         **{name: getattr(learner, name) for name in _COUNTERS},
         "base": fingerprint(learner.policy),
+        "coefficients": asdict(learner.coefficients),
         "optimizer_steps": steps,
         "digests": learner.digests(),
     }
@@ -93,3 +96,5 @@ def load(learner: Learner, directory: Path) -> None:
     torch.set_rng_state(tensors["torch"])
     for name in _COUNTERS:
         setattr(learner, name, state[name])
+    if "coefficients" in state:  # of the controllers; earlier states have none to restore
+        learner.coefficients = Coefficients(**state["coefficients"])

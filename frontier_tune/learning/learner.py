@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from frontier_tune import recipe as recipes
-from frontier_tune.algorithms import grpo
+from frontier_tune.algorithms import kl, registry
+from frontier_tune.algorithms.base import Sums
+from frontier_tune.algorithms.batch import Tokens, Totals
 from frontier_tune.contracts import BadInput, FrontierTuneError, Trajectory
 from frontier_tune.experts import canonical
 from frontier_tune.learning import attention, checkpoint
 from frontier_tune.learning.batch import Batch, Sample, collate, samples
+from frontier_tune.learning.credit import Measured, credited
 from frontier_tune.learning.model import Policy
 from frontier_tune.learning.packing import pack, plan
 from frontier_tune.learning.schedule import learning_rate
@@ -34,6 +40,10 @@ class TrainingDiverged(FrontierTuneError):
     exit_code = 4
 
 
+def _added(a: Sums, b: Sums) -> Sums:
+    return {name: a[name] + b[name] for name in a}
+
+
 class Learner:
     """Holds base, adapter and optimizer; one ``update`` is one step of the run.
 
@@ -49,6 +59,10 @@ class Learner:
         if torch.get_num_threads() != recipe.learner.threads:
             torch.set_num_threads(recipe.learner.threads)
         self.recipe = recipe
+        self.algorithm = registry.build(recipe)
+        if self.algorithm.has_critic:
+            raise BadInput(f"algorithm.name '{recipe.algorithm.name}': it needs a critic, which the learner does not train")
+        self.coefficients = self.algorithm.start()
         self.seed = recipe.seed if seed is None else seed
         device = recipe.learner.device
         self.device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
@@ -71,27 +85,53 @@ class Learner:
 
     # ---- learning -------------------------------------------------------------------------------------------------
 
-    def update(self, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> dict[str, float]:
+    def learn(self, batches: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
+        """One step on what was played: each environment's episodes get the algorithm's advantages, then as ``update``.
+
+        Rewards are compared within a batch alone. Give all episodes of a step: those that aren't trainable are left out here.
+        """
+        self._clock = dict.fromkeys(("pack", "forward", "backward", "optimizer"), 0.0)
+        everyone: list[Sample] = []
+        penalties: list[tuple[float, int]] = []
+        for trajectories in batches:
+            part, penalty = credited(
+                self.algorithm, trajectories, self.policy.config.vocab_size, self.coefficients.kl, self._measure
+            )
+            everyone += part
+            if penalty is not None:
+                penalties.append((penalty, sum(len(s.target) for s in part)))
+        metrics = self._update(everyone)
+        if penalties:
+            metrics["kl_reward"] = sum(k * n for k, n in penalties) / sum(n for _, n in penalties)
+            self.coefficients = self.algorithm.adapt(self.coefficients, metrics["kl_reward"], None)
+        return metrics
+
+    def update(self, trajectories: Sequence[Trajectory], advantages: Sequence[float | Sequence[float]]) -> dict[str, float]:
         """One step: ``algorithm.epochs`` passes of ``algorithm.minibatches`` optimizer updates over the trajectories.
 
-        Trajectories that are not trainable, and their advantages, are left out. Where no loss term but the advantage is at
-        work, those with advantage 0 contribute exactly nothing: they count in the normaliser and are not computed.
+        An advantage is one number, or one for each sampled token. Trajectories that are not trainable, and their advantages, are
+        left out. Where no loss term but the advantage is at work, those with advantage 0 contribute exactly nothing: they count
+        in the normaliser and are not computed.
 
         Returns:
             metrics: ``loss``, ``grad_norm`` (before clipping), ``clip_share``, ``entropy`` (nats a token, of the tokens
             computed), ``surprisal`` (mean -log-probability of all sampled tokens), ``kl_old`` (k3, sampling policy to trained
             one), ``kl_sampler`` and ``logprob_gap`` (the same, and mean |learner - sampler|, before the first update),
-            ``kl_base`` (k3, policy to base; of a sample of tokens unless it is in the loss), ``learning_rate``; counts
-            ``tokens`` (sampled), ``tokens_all``, ``rows`` (computed), ``sequences``, ``sequences_skipped``, ``updates``,
-            ``bad_updates``; ``seconds_pack``, ``seconds_forward``, ``seconds_backward``, ``seconds_optimizer``.
+            ``kl_base`` (k3, policy to base; of a sample of tokens unless it is in the loss), ``learning_rate``; where they are at
+            work ``kl_coefficient``, ``entropy_coefficient`` (after the step), ``kl_reward`` (KL taken from the reward, a token),
+            ``weight`` (mean importance weight) and the algorithm's own; counts ``tokens`` (sampled), ``tokens_all``, ``rows``
+            (computed), ``sequences``, ``sequences_skipped``, ``updates``, ``bad_updates``; ``seconds_pack``, ``seconds_forward``,
+            ``seconds_backward``, ``seconds_optimizer``.
 
         Raises:
             ValueError: a malformed trajectory.
             TrainingDiverged: the third update in a row with a loss or gradient that is not finite.
         """
-        algorithm = self.recipe.algorithm
         self._clock = dict.fromkeys(("pack", "forward", "backward", "optimizer"), 0.0)
-        everyone = samples(trajectories, advantages, self.policy.config.vocab_size)
+        return self._update(samples(trajectories, advantages, self.policy.config.vocab_size))
+
+    def _update(self, everyone: list[Sample]) -> dict[str, float]:
+        section, algorithm = self.recipe.algorithm, self.algorithm
         rate = learning_rate(self.recipe.learner, self.steps, self.recipe.run.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -104,40 +144,61 @@ class Learner:
             "surprisal": -sum(float(s.logprob.sum()) for s in everyone) / max(1, sampled),
         }
         metrics |= self._kl_to_base(everyone)
+        if algorithm.proximal == "learner" and section.epochs * section.minibatches > 1:
+            start = self._measure(everyone, False).logprob
+            everyone = [replace(s, old_logprob=old) for s, old in zip(everyone, start, strict=True)]
+        silent = algorithm.zero_is_silent and not algorithm.has_other_terms
         rows, losses, norms = 0, [], []
         skipped = 0
-        total: grpo.LossSums | None = None
-        for _ in range(algorithm.epochs):
+        total: Sums | None = None
+        for _ in range(section.epochs):
             for minibatch in self._minibatches(everyone):
-                tokens = sum(len(s.target) for s in minibatch)
-                silent = not algorithm.kl_coefficient and not algorithm.entropy_coefficient
-                members = [s for s in minibatch if s.advantage != 0 or not silent]
+                totals = Totals(sum(len(s.target) for s in minibatch), len(minibatch))
+                members = [s for s in minibatch if s.advantage.any() or not silent]
                 skipped += len(minibatch) - len(members)
                 if not members:
                     continue
-                loss, sums, computed, gap = self._accumulate(members, tokens)
+                loss, sums, computed, gap = self._accumulate(members, totals)
                 rows += computed
+                count = sums["tokens"]
                 if total is None:
-                    metrics |= {"logprob_gap": gap / float(sums.tokens), "kl_sampler": float(sums.kl_old / sums.tokens)}
+                    metrics |= {"logprob_gap": gap / float(count), "kl_sampler": float(sums["kl_old"] / count)}
                 norm = self._step(loss)
                 if norm is not None:
                     losses.append(loss)
                     norms.append(norm)
-                    total = sums if total is None else total + sums
+                    total = sums if total is None else _added(total, sums)
+                    measured = float(sums["kl_base"] / count) if algorithm.needs_base else None
+                    self.coefficients = algorithm.adapt(self.coefficients, measured, float(sums["entropy"] / count))
         self.steps += 1
         metrics |= {"rows": rows, "sequences_skipped": skipped, "updates": len(losses), "bad_updates": self.bad_updates}
         if total is not None:
-            count = float(total.tokens)
-            metrics |= {
-                "loss": sum(losses) / len(losses),
-                "grad_norm": sum(norms) / len(norms),
-                "clip_share": float(total.clipped) / count,
-                "entropy": float(total.entropy) / count,
-                "kl_old": float(total.kl_old) / count,
-            }
-            if algorithm.kl_coefficient:
-                metrics["kl_base"] = float(total.kl_base) / count
+            means = {name: float(value) / float(total["tokens"]) for name, value in total.items() if name != "tokens"}
+            metrics |= {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}
+            metrics["clip_share"] = means.pop("clipped")
+            if not algorithm.needs_base:
+                del means["kl_base"]  # the sample's stands
+            if algorithm.correction == "none":
+                del means["weight"]
+            metrics |= means
+        if algorithm.kl_target is not None:
+            metrics["kl_coefficient"] = self.coefficients.kl
+        if algorithm.entropy_target is not None:
+            metrics["entropy_coefficient"] = self.coefficients.applied_entropy
         return metrics | {f"seconds_{k}": v for k, v in self._clock.items()}
+
+    def _measure(self, members: Sequence[Sample], by_base: bool) -> Measured:
+        """Log-probabilities of the members' sampled tokens as the policy (or the base) stands, without gradient."""
+        logprob: list[np.ndarray] = [np.zeros(0)] * len(members)
+        share = attention.shares_prefixes(self.device)
+        groups = [s.group for s in members] if share else None
+        for chosen in plan([s.tokens for s in members], groups, self.recipe.learner.tokens_per_microbatch):
+            b = collate([members[i] for i in chosen], self.device, share)
+            with self._timed("forward"), torch.no_grad(), self.policy.base() if by_base else nullcontext():
+                values, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+            for i, part in zip(chosen, values.double().cpu().split([len(members[i].target) for i in chosen]), strict=True):
+                logprob[i] = part.numpy()
+        return Measured(logprob, None)
 
     def _minibatches(self, everyone: Sequence[Sample]) -> Iterator[list[Sample]]:
         """Whole groups, in random order, as even as they divide."""
@@ -157,38 +218,42 @@ class Learner:
                 batch = collate([members[i] for i in chosen], self.device, share)
             yield batch
 
-    def _accumulate(self, members: Sequence[Sample], tokens: int) -> tuple[float, grpo.LossSums, int, float]:
+    def _accumulate(self, members: Sequence[Sample], totals: Totals) -> tuple[float, Sums, int, float]:
         """Gradient of one optimizer update, micro-batch by micro-batch: loss, sums, rows, sum of |log-ratio|."""
-        algorithm = self.recipe.algorithm
+        algorithm = self.algorithm
         self.optimizer.zero_grad(set_to_none=True)
         total, sums, rows, gap = 0.0, None, 0, 0.0
         for b in self._batches(members, self.recipe.learner.tokens_per_microbatch):
             with self._timed("forward"):
                 base = None
-                if algorithm.kl_coefficient:
+                if algorithm.needs_base:
                     with self.policy.base():
                         base, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
                 logprob, entropy = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
-                loss, part = grpo.loss(
-                    logprob,
-                    b.old_logprob_M,
-                    b.advantage_M,
-                    tokens,
-                    clip_low=algorithm.clip_low,
-                    clip_high=algorithm.clip_high,
-                    entropy_T=entropy,
-                    entropy_coefficient=algorithm.entropy_coefficient,
-                    base_logprob_T=base,
-                    kl_coefficient=algorithm.kl_coefficient,
-                )
+                loss, part = algorithm.loss(self._tokens(b, logprob, entropy, base), totals, self.coefficients)
             with self._timed("backward"):
                 loss.backward()
             total += float(loss.detach())
-            sums = part if sums is None else sums + part
+            sums = part if sums is None else _added(sums, part)
             rows += b.packed.tokens_T.numel()
-            gap += float((logprob.detach() - b.old_logprob_M).abs().sum())
+            gap += float((logprob.detach() - b.sampler_logprob_M).abs().sum())
         assert sums is not None
         return total, sums, rows, gap
+
+    def _tokens(self, b: Batch, logprob: Tensor, entropy: Tensor, base: Tensor | None) -> Tokens:
+        old, sampler = b.sampler_logprob_M, None
+        if self.algorithm.proximal == "learner":  # of a single update a step, the policy at its start is the policy
+            old, sampler = logprob.detach() if b.old_logprob_M is None else b.old_logprob_M, b.sampler_logprob_M
+        return Tokens(
+            logprob_T=logprob,
+            old_logprob_T=old,
+            advantage_T=b.advantage_M,
+            sequence_T=b.sequence_M,
+            sequences=len(b.packed.rows),
+            entropy_T=entropy,
+            base_logprob_T=base,
+            sampler_logprob_T=sampler,
+        )
 
     def _step(self, loss: float) -> float | None:
         """Clip and apply the gradient; the norm before clipping, or None where the update was dropped as not finite."""
@@ -224,7 +289,7 @@ class Learner:
             policy, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
             with self.policy.base():
                 base, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
-        return {"kl_base": float(grpo.kl.k3(policy, base).mean())}
+        return {"kl_base": float(kl.k3(policy, base).mean())}
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

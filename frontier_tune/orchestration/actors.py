@@ -77,8 +77,8 @@ class LearnerActor:
 
         self._learner = Learner(base_dir, recipe)
 
-    def update(self, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> Mapping[str, float]:
-        return self._learner.update(trajectories, advantages)
+    def learn(self, batches: Sequence[Sequence[Trajectory]]) -> Mapping[str, float]:
+        return self._learner.learn(batches)
 
     def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]:
         return self._learner.score(sequences, adapter_dir)
@@ -214,6 +214,7 @@ class Crew:
         threads = {"OMP_NUM_THREADS": str(recipe.learner.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         sampler = _actor(SamplerActor, engine_environment(recipe.sampler.threads), 8).remote(base, recipe, where)
         episodes = _actor(EpisodeActor, {"OMP_NUM_THREADS": "1"}, 2).remote(base, recipe, str(root), environments, sampler, where)
+        threads["PYTHONPATH"] = str(root)  # where an algorithm of the workspace's own is imported from
         learner = _actor(LearnerActor, threads, 1).remote(base, recipe, where) if learn else None
         actors = [a for a in (episodes, sampler, learner) if a is not None]
         crew = cls(Handle(episodes, where), Handle(sampler, where), Handle(learner, where), actors)
@@ -250,6 +251,7 @@ def _tells(cls: type) -> type:
 
 def _actor(cls: type, env_vars: dict[str, str], concurrency: int) -> Any:
     here = str(Path(__file__).resolve().parents[2])  # actors import this very package, from wherever the command was started
-    path = os.pathsep.join(dict.fromkeys([here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+    inherited = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), env_vars.get("PYTHONPATH", "")]
+    path = os.pathsep.join(dict.fromkeys([here, *filter(None, inherited)]))
     options = {"num_cpus": 1, "num_gpus": 0, "max_concurrency": concurrency, "max_restarts": 0}
     return ray.remote(_tells(cls)).options(**options, runtime_env={"env_vars": env_vars | {"PYTHONPATH": path}})

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frontier_tune.contracts import Blame, EpisodeSpec, Trajectory
 from frontier_tune.orchestration.actors import Handle
-from frontier_tune.recipe import Algorithm
+
+if TYPE_CHECKING:
+    from frontier_tune.algorithms.base import Algorithm
 
 
 @dataclass
@@ -41,31 +43,34 @@ class Batch:
         graded = [t.success for t in self.trajectories if t.trainable]
         return sum(graded) / len(graded) if graded else 0.0
 
-    def _advantages_PG(self, scale_by_std: bool) -> Any:
+    def _rewards_PG(self) -> tuple[Any, Any]:
+        """Rewards and which of them are valid, [groups, members] each."""
         import torch
-
-        from frontier_tune.algorithms.advantages import group_relative
 
         shape = (-1, self.group_size)
         reward = torch.tensor([t.reward if t.trainable else 0.0 for t in self.trajectories], dtype=torch.float64).reshape(shape)
-        valid = torch.tensor([t.trainable for t in self.trajectories]).reshape(shape)
-        return group_relative(reward, valid, scale_by_std)
+        return reward, torch.tensor([t.trainable for t in self.trajectories]).reshape(shape)
 
-    def advantages(self, scale_by_std: bool) -> list[float]:
-        """One for each of ``trainable``, relative to its group's graded members."""
-        every = self._advantages_PG(scale_by_std).flatten().tolist()
-        return [a for a, t in zip(every, self.trajectories, strict=True) if t.trainable and t.sampled_tokens]
+    @property
+    def informative_groups(self) -> list[list[Trajectory]]:
+        """Groups whose rewards differ: those that a group-relative advantage learns from."""
+        from frontier_tune.algorithms.shaping import informative
+
+        keep, size = informative(*self._rewards_PG()).tolist(), self.group_size
+        return [self.trajectories[i * size : (i + 1) * size] for i, kept in enumerate(keep) if kept]
+
+    @property
+    def informative(self) -> int:
+        return len(self.informative_groups)
 
     @property
     def groups_used(self) -> float:
-        """Share of groups whose rewards differ: those that carry a gradient."""
-        return float((self._advantages_PG(False) != 0).any(dim=1).double().mean())
+        """Share of groups whose rewards differ."""
+        return self.informative / (len(self.trajectories) // self.group_size)
 
     def has_signal(self, algorithm: Algorithm) -> bool:
-        """Whether an update would learn anything: rewards differ within a group, or the loss has terms without rewards."""
-        return bool(self.trainable) and (
-            self.groups_used > 0 or algorithm.kl_coefficient > 0 or algorithm.entropy_coefficient > 0
-        )
+        """Whether an update would learn anything: from these rewards, or from terms of the loss that need none."""
+        return bool(self.trainable) and (algorithm.learns_from(*self._rewards_PG()) or algorithm.has_other_terms)
 
     def worst_failure(self) -> str:
         kinds = Counter(

@@ -1,4 +1,4 @@
-"""The loop: plan groups, play them, learn from what scored, sync the adapter, prove the sync, write it down. Synchronous GRPO."""
+"""The loop: plan groups, play them, learn from what scored, sync the adapter, prove the sync, write it down. Synchronous."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from frontier_tune.algorithms import registry
+from frontier_tune.algorithms.base import Algorithm
 from frontier_tune.contracts import GateFailed, LimitReached
 from frontier_tune.orchestration import checkpoint
 from frontier_tune.orchestration.actors import Crew
 from frontier_tune.orchestration.batch import Batch, collect
 from frontier_tune.orchestration.checkpoint import LoopState
+from frontier_tune.orchestration.dynamic import informative, top_up
 from frontier_tune.orchestration.groups import GroupPlan
 from frontier_tune.orchestration.parity import ParityGate
 from frontier_tune.orchestration.run_dir import RunDir
@@ -60,24 +64,26 @@ class Loop:
 
         with self._phase("sampling"):
             batch = collect(self.crew.episodes, self.plan.step(self.state.step), every=self.stop.check)
-            batches = [batch, *self._rehearse()]
-        self.run.write_rollouts(f"step-{number:05d}", batch.trajectories)
-        for played in batches:
+            more, rehearsed = self._top_up(batch), self._rehearse()
+        self.run.write_rollouts(f"step-{number:05d}", [t for b in (batch, *more) for t in b.trajectories])
+        for played in (batch, *rehearsed, *more):
             self._on_policy(played)
             self._within_failures(played)
 
         metrics: dict[str, Any] = {}
-        if any(b.has_signal(self.recipe.algorithm) for b in batches):  # without a difference inside a group nothing is taught
-            scale = self.recipe.algorithm.scale_by_std
+        chosen = informative([batch, *more], self.plan.groups_per_step) if more else batch
+        learned = [b for b in (chosen, *rehearsed) if b.trajectories]
+        if any(b.has_signal(self.algorithm) for b in learned):  # without a difference in the rewards nothing is taught
             with self._phase("learning"):
-                trainable = [t for b in batches for t in b.trainable]
-                metrics |= self.crew.learner.update(trainable, [a for b in batches for a in b.advantages(scale)])
+                metrics |= self.crew.learner.learn([b.trajectories for b in learned])
             metrics |= self._hand_over()
-        for rehearsed in batches[1:]:
-            metrics |= {"rehearsal_success": rehearsed.success, "rehearsal_tokens": rehearsed.tokens_sampled}
+        for general in rehearsed:
+            metrics |= {"rehearsal_success": general.success, "rehearsal_tokens": general.tokens_sampled}
+        if more:
+            metrics |= {"dynamic_rounds": len(more), "dynamic_tokens": sum(b.tokens_sampled for b in more)}
 
         seconds = time.monotonic() - began
-        self.state.add(number, batches, seconds, RUNNING)
+        self.state.add(number, [batch, *rehearsed, *more], seconds, RUNNING)
         row = {
             "step": number,
             "time": time.time(),
@@ -91,6 +97,18 @@ class Loop:
                 row["probe"] = self.probe(number)
         finally:  # the step is done and counted, also where its probe was stopped
             self.log(row)
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        return registry.build(self.recipe)
+
+    def _top_up(self, batch: Batch) -> list[Batch]:
+        """What was played in place of groups whose rewards are all equal, if the algorithm asks for it."""
+        rounds = getattr(self.algorithm, "dynamic_sampling", 0)
+        taken = self.plan.groups_per_step + (self.rehearsal.groups_per_step if self.rehearsal else 0)
+        return top_up(
+            batch, self.plan, self.state.step, rounds, taken, lambda specs: collect(self.crew.episodes, specs, self.stop.check)
+        )
 
     def _rehearse(self) -> list[Batch]:
         """General tasks besides, if the recipe asks for them: groups that all succeed teach nothing, lost skills come back."""

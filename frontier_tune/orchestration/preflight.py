@@ -88,11 +88,13 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     """Load and check base, adapter, environment, tasks, memory. Raises BadInput; starts no training."""
     from transformers import AutoConfig
 
+    from frontier_tune.algorithms import registry
     from frontier_tune.bases import load
     from frontier_tune.experts import families
     from frontier_tune.sdk.tasks import check_disjoint
 
     root = find_root(recipe, recipe_file)
+    registry.build(recipe, root)  # an unknown algorithm, or settings that don't fit together
     base = load(recipe.base).directory
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     families.peft_config(recipe.adapter, config)  # a dense base, or targets that match nothing

@@ -6,6 +6,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from frontier_tune.algorithms.batch import Totals
 from frontier_tune.contracts import BadInput, Blame, Failure
 from frontier_tune.experts import canonical
 from frontier_tune.learning import checkpoint
@@ -18,7 +19,7 @@ SEQUENCES = [[5, 6, 7, 8, 9, 10], [20, 21], [3], [30, 31, 32, 33]]
 
 def gradients(learner: Learner, trajectories, advantages, normalizer: int | None = None) -> dict[str, torch.Tensor]:
     members = samples(trajectories, advantages, 61)
-    learner._accumulate(members, normalizer or sum(len(s.target) for s in members))
+    learner._accumulate(members, Totals(normalizer or sum(len(s.target) for s in members), len(members)))
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in learner.policy.named_parameters()}
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from frontier_tune.algorithms.grpo import GRPO
 from frontier_tune.contracts import Blame, EpisodeSpec, Failure, Task, Trajectory
 from frontier_tune.orchestration.batch import Batch, collect
-from frontier_tune.recipe import Algorithm
 
 TASKS = [Task("k", "train", {"n": n}) for n in range(2)]
 SPECS = [EpisodeSpec(TASKS[g], g, m, seed=10 * g + m) for g in range(2) for m in range(3)]
@@ -80,15 +80,16 @@ def test_a_masked_failure_leaves_its_group_s_baseline() -> None:
     trajectories = [played(s, r) for s, r in zip(SPECS, rewards, strict=True)]
     trajectories[2].failure = Failure("worker-died", Blame.INFRASTRUCTURE)
     batch = Batch(trajectories, 3)
-    assert batch.advantages(scale_by_std=False) == pytest.approx([0.5, -0.5, 0.0, 0.0, 0.0])
-    assert batch.groups_used == 0.5
-    assert batch.has_signal(Algorithm())
+    assert batch.groups_used == 0.5 and batch.informative_groups == [trajectories[:3]]
+    assert batch.has_signal(GRPO())
+    trajectories[0].failure = Failure("worker-died", Blame.INFRASTRUCTURE)
+    assert batch.groups_used == 0.0  # one member alone has nothing to be compared with
 
 
 def test_equal_rewards_carry_no_signal_unless_the_loss_has_other_terms() -> None:
     batch = Batch([played(s, 0.3) for s in SPECS], 3)
-    assert not batch.has_signal(Algorithm())
-    assert batch.has_signal(Algorithm(kl_coefficient=0.1))
+    assert not batch.has_signal(GRPO())
+    assert batch.has_signal(GRPO(kl_coefficient=0.1))
 
 
 def test_a_lost_episode_is_an_error() -> None:

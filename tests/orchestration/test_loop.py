@@ -104,11 +104,11 @@ def test_rehearsed_groups_are_played_counted_and_kept_apart(tmp_path: Path) -> N
 def test_a_diverged_update_saves_nothing(tmp_path: Path) -> None:
     """It ends in the middle of a step: what the learner holds is no state that the plan of groups knows."""
 
-    def diverges(trajectories: Any, advantages: Any) -> None:
+    def diverges(batches: Any) -> None:
         raise TrainingDiverged("not finite")
 
     running = loop(tmp_path, lambda spec, attempt: played(spec, reward=float(spec.member)), [])
-    running.crew.learner.update = diverges  # type: ignore[method-assign]
+    running.crew.learner.learn = diverges  # type: ignore[method-assign]
     with pytest.raises(TrainingDiverged):
         running.train()
     assert not (tmp_path / "checkpoints").exists()

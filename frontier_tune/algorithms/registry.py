@@ -1,0 +1,89 @@
+"""Algorithms by name, and a user's own by import path."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from frontier_tune.algorithms.base import Algorithm
+from frontier_tune.algorithms.cispo import CISPO
+from frontier_tune.algorithms.dapo import DAPO
+from frontier_tune.algorithms.dr_grpo import DrGRPO
+from frontier_tune.algorithms.grpo import GRPO
+from frontier_tune.algorithms.gspo import GSPO
+from frontier_tune.algorithms.ppo import PPO
+from frontier_tune.algorithms.reinforce_pp import ReinforcePP
+from frontier_tune.algorithms.rloo import RLOO
+from frontier_tune.contracts import BadInput
+from frontier_tune.recipe import LOOP_SETTINGS, Recipe
+
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    "grpo": GRPO,
+    "dr_grpo": DrGRPO,
+    "dapo": DAPO,
+    "gspo": GSPO,
+    "cispo": CISPO,
+    "rloo": RLOO,
+    "reinforce_pp": ReinforcePP,
+    "ppo": PPO,
+}
+
+
+def find(name: str, root: str | Path | None = None) -> type[Algorithm]:
+    """The class behind ``recipe.algorithm.name``: one of ALGORITHMS, or ``module:Class``, importable from the workspace ``root``.
+
+    Raises BadInput where there is none, it can't be imported, or isn't an algorithm.
+    """
+    if ":" not in name:
+        if name in ALGORITHMS:
+            return ALGORITHMS[name]
+        raise BadInput(f"algorithm.name '{name}': known are {', '.join(ALGORITHMS)}; an own one is named module:Class")
+    if root is not None and str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except Exception as e:
+        raise BadInput(f"algorithm.name '{name}': import of {module} failed: {type(e).__name__}: {e}") from e
+    if not (inspect.isclass(found) and issubclass(found, Algorithm)):
+        raise BadInput(f"algorithm.name '{name}': {module} has no such subclass of frontier_tune.algorithms.base.Algorithm")
+    if inspect.isabstract(found):
+        raise BadInput(f"algorithm.name '{name}': {attribute} lacks {', '.join(sorted(found.__abstractmethods__))}")
+    return found
+
+
+def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:
+    """The recipe's algorithm with its settings. Raises BadInput where it doesn't take one of them, or they don't fit together."""
+    section = recipe.algorithm
+    cls = find(section.name, root)
+    known = {f.name for f in fields(cls)}
+    settings: dict[str, Any] = {
+        key: value for key, value in section.model_dump().items() if key not in LOOP_SETTINGS and value is not None
+    }
+    for key in settings.keys() & section.options.keys():
+        raise BadInput(f"algorithm.options.{key}: this has a place of its own, algorithm.{key}")
+    settings |= section.options
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(sorted(known))}"
+            raise BadInput(f"algorithm.{key}: {section.name} does not use it; {hint}")
+    tokens = min(recipe.environment.max_turns * recipe.environment.max_tokens_per_turn, recipe.sampler.max_model_len)
+    if settings.get("normalization", default_of(cls, "normalization")) == "constant":
+        settings.setdefault("loss_constant", tokens)
+    if settings.get("overlong_buffer") is not None:
+        settings.setdefault("overlong_limit", tokens)
+    try:
+        return cls(**settings)
+    except (TypeError, ValueError) as e:
+        raise BadInput(f"algorithm: {section.name}: {e}") from None
+
+
+def default_of(cls: type[Algorithm], name: str) -> Any:
+    """The default of one of an algorithm's settings."""
+    return next(f.default for f in fields(cls) if f.name == name)
