@@ -58,9 +58,11 @@ def save(learner: Learner, directory: Path) -> None:
         if state := learner.optimizer.state.get(p):
             tensors |= {f"{moment}.{name}": state[moment].detach().cpu().contiguous() for moment in _MOMENTS}
             steps[name] = float(state["step"])
-    _finite(tensors, "optimizer")
+    _finite(tensors | (learner.critic.tensors() if learner.critic else {}), "optimizer and critic")
     save_adapter(learner.policy, directory)
     save_file(tensors, str(directory / OPTIMIZER))
+    if learner.critic:
+        learner.critic.save(directory)
     state = {
         **{name: getattr(learner, name) for name in _COUNTERS},
         "base": fingerprint(learner.policy),
@@ -92,6 +94,8 @@ def load(learner: Learner, directory: Path) -> None:
                 "step": torch.tensor(state["optimizer_steps"][name]),
                 **{moment: tensors[f"{moment}.{name}"].to(p.device) for moment in _MOMENTS},
             }
+    if learner.critic:
+        learner.critic.load(directory)
     learner.generator.set_state(tensors["generator"])
     torch.set_rng_state(tensors["torch"])
     for name in _COUNTERS:

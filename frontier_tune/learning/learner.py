@@ -22,6 +22,7 @@ from frontier_tune.experts import canonical
 from frontier_tune.learning import attention, checkpoint
 from frontier_tune.learning.batch import Batch, Sample, collate, samples
 from frontier_tune.learning.credit import Measured, credited
+from frontier_tune.learning.critic import Critic
 from frontier_tune.learning.model import Policy
 from frontier_tune.learning.packing import pack, plan
 from frontier_tune.learning.schedule import learning_rate
@@ -60,8 +61,6 @@ class Learner:
             torch.set_num_threads(recipe.learner.threads)
         self.recipe = recipe
         self.algorithm = registry.build(recipe)
-        if self.algorithm.has_critic:
-            raise BadInput(f"algorithm.name '{recipe.algorithm.name}': it needs a critic, which the learner does not train")
         self.coefficients = self.algorithm.start()
         self.seed = recipe.seed if seed is None else seed
         device = recipe.learner.device
@@ -79,6 +78,10 @@ class Learner:
             betas=recipe.learner.betas,
             weight_decay=recipe.learner.weight_decay,
         )
+        self.critic: Critic | None = None
+        if self.algorithm.has_critic:
+            rate = getattr(self.algorithm, "critic_learning_rate", recipe.learner.learning_rate)
+            self.critic = Critic(self.policy, rate, recipe.learner.max_grad_norm, self.seed, self.device)
         self.generator = torch.Generator().manual_seed(self.seed)  # order of minibatches
         self.steps = self.version = self.bad_updates = self.bad_in_a_row = 0
         self._clock: dict[str, float] = {}
@@ -189,16 +192,21 @@ class Learner:
 
     def _measure(self, members: Sequence[Sample], by_base: bool) -> Measured:
         """Log-probabilities of the members' sampled tokens as the policy (or the base) stands, without gradient."""
-        logprob: list[np.ndarray] = [np.zeros(0)] * len(members)
+        found = np.zeros((len(members), 2), dtype=object)  # log-probabilities and values of each member
+        critic = None if by_base else self.critic
         share = attention.shares_prefixes(self.device)
         groups = [s.group for s in members] if share else None
         for chosen in plan([s.tokens for s in members], groups, self.recipe.learner.tokens_per_microbatch):
             b = collate([members[i] for i in chosen], self.device, share)
-            with self._timed("forward"), torch.no_grad(), self.policy.base() if by_base else nullcontext():
-                values, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
-            for i, part in zip(chosen, values.double().cpu().split([len(members[i].target) for i in chosen]), strict=True):
-                logprob[i] = part.numpy()
-        return Measured(logprob, None)
+            with self._timed("forward"), torch.no_grad():
+                with self.policy.base() if by_base else critic.watching() if critic else nullcontext():
+                    logprob, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+                value = critic.values(b.rows_M) if critic else logprob
+            lengths = [len(members[i].target) for i in chosen]
+            for column, values in enumerate((logprob, value)):
+                for i, part in zip(chosen, values.double().cpu().split(lengths), strict=True):
+                    found[i, column] = part.numpy()
+        return Measured(list(found[:, 0]), list(found[:, 1]) if critic else None)
 
     def _minibatches(self, everyone: Sequence[Sample]) -> Iterator[list[Sample]]:
         """Whole groups, in random order, as even as they divide."""
@@ -221,7 +229,7 @@ class Learner:
     def _accumulate(self, members: Sequence[Sample], totals: Totals) -> tuple[float, Sums, int, float]:
         """Gradient of one optimizer update, micro-batch by micro-batch: loss, sums, rows, sum of |log-ratio|."""
         algorithm = self.algorithm
-        self.optimizer.zero_grad(set_to_none=True)
+        self._zero_grad()
         total, sums, rows, gap = 0.0, None, 0, 0.0
         for b in self._batches(members, self.recipe.learner.tokens_per_microbatch):
             with self._timed("forward"):
@@ -229,7 +237,8 @@ class Learner:
                 if algorithm.needs_base:
                     with self.policy.base():
                         base, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
-                logprob, entropy = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+                with self.critic.watching() if self.critic else nullcontext():
+                    logprob, entropy = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
                 loss, part = algorithm.loss(self._tokens(b, logprob, entropy, base), totals, self.coefficients)
             with self._timed("backward"):
                 loss.backward()
@@ -253,20 +262,30 @@ class Learner:
             entropy_T=entropy,
             base_logprob_T=base,
             sampler_logprob_T=sampler,
+            value_T=self.critic.values(b.rows_M) if self.critic else None,
+            old_value_T=b.value_M,
+            return_T=b.return_M,
         )
+
+    def _zero_grad(self) -> None:
+        for optimizer in (self.optimizer, self.critic.optimizer if self.critic else None):
+            if optimizer is not None:
+                optimizer.zero_grad(set_to_none=True)
 
     def _step(self, loss: float) -> float | None:
         """Clip and apply the gradient; the norm before clipping, or None where the update was dropped as not finite."""
         with self._timed("optimizer"):
             parameters = [p for _, p in self.policy.named_parameters()]
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.learner.max_grad_norm))
-            if torch.isfinite(torch.tensor([loss, norm])).all():
+            if torch.isfinite(torch.tensor([loss, norm])).all() and (self.critic is None or self.critic.finite()):
                 self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
+                if self.critic:
+                    self.critic.step()
+                self._zero_grad()
                 self.version += 1
                 self.bad_in_a_row = 0
                 return norm
-        self.optimizer.zero_grad(set_to_none=True)
+        self._zero_grad()
         self.bad_updates += 1
         self.bad_in_a_row += 1
         if self.bad_in_a_row >= self.max_bad_updates:
