@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from frontier_tune.contracts import BadInput
+from frontier_tune.native import build
 
 
 def _slices(count_E: list[int]) -> Iterator[tuple[int, slice]]:
@@ -58,7 +59,7 @@ class _SwiGLUExperts(torch.autograd.Function):
             z = torch.mm(x, gate_up[e].t(), out=gate_up_S[s])
             if xa_S is not None and a1 is not None and b1 is not None:
                 z.addmm_(torch.mm(x, a1[e].t(), out=xa_S[s]), b1[e], alpha=s1)
-            h = F.silu(z[:, :width]).mul_(z[:, width:])
+            h = _swiglu(z)
             y = torch.mm(h, down[e].t(), out=y_S[s])
             if ha_S is not None and a2 is not None and b2 is not None:
                 y.addmm_(torch.mm(h, a2[e].t(), out=ha_S[s]), b2[e], alpha=s2)
@@ -84,23 +85,19 @@ class _SwiGLUExperts(torch.autograd.Function):
         for e, s in _slices(ctx.count_E):
             tokens, w = token_S[s], weight_S1[s]
             dy = dout_TH.index_select(0, tokens)  # without the routing weight: that comes in at h, which is narrower
-            gate, up = gate_up_S[s, :width], gate_up_S[s, width:]
-            act = F.silu(gate)
-            h = act * up
+            z = gate_up_S[s]
             dh = torch.mm(dy, down[e])
             if da2 is not None and db2 is not None and a2 is not None and b2 is not None and ha_S is not None:
                 dha = torch.mm(dy, b2[e].t()).mul_(s2)
                 dh.addmm_(dha, a2[e])
+            h, dz, dweight = _swiglu_backward(z, dh, w)
+            if dweight_S is not None:  # d/dw <dout, w y(h)> = <dout, y(h)> = <dh, h>: y itself need not be kept
+                dweight_S[s] = dweight
+            if da2 is not None and db2 is not None and ha_S is not None:
                 torch.mm((dha * w).t(), h, out=da2[e])
                 torch.mm((ha_S[s] * w).mul_(s2).t(), dy, out=db2[e])
-            if dweight_S is not None:  # d/dw <dout, w y(h)> = <dout, y(h)> = <dh, h>: y itself need not be kept
-                torch.sum(dh * h, dim=1, out=dweight_S[s])
             if ddown is not None:
                 torch.mm((dy * w).t(), h, out=ddown[e])
-            dh.mul_(w)
-            dz = torch.empty_like(gate_up_S[s])
-            torch.mul(dh, act, out=dz[:, width:])
-            dz[:, :width] = torch.ops.aten.silu_backward(dh.mul_(up), gate)
             x = x_TH.index_select(0, tokens) if da1 is not None or dgate_up is not None else None
             dx = torch.mm(dz, gate_up[e], out=dx_S[s]) if dx_S is not None else None
             if da1 is not None and db1 is not None and a1 is not None and b1 is not None and xa_S is not None:
@@ -114,6 +111,34 @@ class _SwiGLUExperts(torch.autograd.Function):
         dx_TH = _combine(row_TK, dx_S) if dx_S is not None else None
         dweight_TK = dweight_S[row_TK].to(weight_TK.dtype) if dweight_S is not None else None
         return dx_TH, None, dweight_TK, dgate_up, ddown, da1, db1, None, da2, db2, None
+
+
+def _swiglu(z: Tensor) -> Tensor:
+    """silu(gate) * up of z [N, 2I] = [gate | up]."""
+    width = z.shape[1] // 2
+    if build.usable(z):
+        h = z.new_empty(z.shape[0], width)
+        torch.ops.frontier_tune.swiglu(z, h)
+        return h
+    return F.silu(z[:, :width]).mul_(z[:, width:])
+
+
+def _swiglu_backward(z: Tensor, dh: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From z [N, 2I], the gradient dh [N, I] at h before the weight w [N, 1]: h, dz (weighted) and the weight's gradient [N]."""
+    width = z.shape[1] // 2
+    dz = torch.empty_like(z)
+    if build.usable(z):
+        h, dweight = torch.empty_like(dh), dh.new_empty(dh.shape[0])
+        torch.ops.frontier_tune.swiglu_backward(z, dh, w, h, dz, dweight)
+        return h, dz, dweight
+    gate, up = z[:, :width], z[:, width:]
+    act = F.silu(gate)
+    h = act * up
+    dweight = torch.sum(dh * h, dim=1)
+    dh = dh * w
+    torch.mul(dh, act, out=dz[:, width:])
+    dz[:, :width] = torch.ops.aten.silu_backward(dh.mul_(up), gate)
+    return h, dz, dweight
 
 
 def _combine(row_TK: Tensor, rows_SH: Tensor, weight_TK: Tensor | None = None) -> Tensor:

@@ -15,12 +15,21 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from frontier_tune.native import build
+
 
 class _RMSNorm(torch.autograd.Function):
     """``y = w x / sqrt(mean(x^2) + eps)`` (arXiv:1910.07467, eq. 4) with a frozen w; x [..., H]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.eps = eps
+        if build.usable(x):
+            x = x.contiguous()
+            ctx.save_for_backward(x, weight, None)
+            y = torch.empty_like(x)
+            torch.ops.frontier_tune.rms_norm(x, weight, eps, y)
+            return y
         r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
         return (x * r).mul_(weight)
@@ -29,6 +38,10 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, r = ctx.saved_tensors
+        if r is None:
+            dx = torch.empty_like(x)
+            torch.ops.frontier_tune.rms_norm_backward(dy.contiguous(), x, weight, ctx.eps, dx)
+            return dx, None, None
         g = dy * weight
         dot = torch.einsum("...h,...h->...", g, x).unsqueeze(-1)
         return g.mul_(r).addcmul_(x, dot * r.pow(3), value=-1 / x.shape[-1]), None, None
@@ -40,6 +53,8 @@ class _Rotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
+        if (turned := _turn(x, cos, sin, False)) is not None:
+            return turned
         half = x.shape[-1] // 2
         y = x * cos
         y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
@@ -50,11 +65,23 @@ class _Rotary(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
+        if (turned := _turn(dy, cos, sin, True)) is not None:
+            return turned, None, None
         half = dy.shape[-1] // 2
         dx = dy * cos
         dx[..., half:].addcmul_(dy[..., :half], sin[..., :half], value=-1)
         dx[..., :half].addcmul_(dy[..., half:], sin[..., half:])
         return dx, None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, transposed: bool) -> Tensor | None:
+    """The rotation (or its transpose) by the native kernel, where x is [1, heads, T, D] with the rows of a token together."""
+    if not build.usable(x) or x.shape[0] != 1 or cos.shape != (1, 1, x.shape[2], x.shape[3]):
+        return None
+    rows = x[0].transpose(0, 1).contiguous()
+    y = torch.empty_like(rows)
+    torch.ops.frontier_tune.rotary(rows, cos.reshape(cos.shape[2:]), sin.reshape(sin.shape[2:]), transposed, y)
+    return y.transpose(0, 1)[None]
 
 
 class _LoRALinear(torch.autograd.Function):

@@ -134,3 +134,11 @@ def load() -> str:
         raise BadInput(f"FRONTIER_TUNE_ISA: {wanted!r}; known are avx512, avx2 and portable")
     torch.ops.load_library(str(build()))
     return ("portable", "avx2", "avx512")[torch.ops.frontier_tune.isa()]
+
+
+def usable(t: torch.Tensor) -> bool:
+    """Whether the operators take ``t``'s device and type; the first call loads them."""
+    if t.device.type != "cpu" or t.dtype != torch.float32:
+        return False
+    load()
+    return True

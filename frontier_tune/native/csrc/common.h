@@ -49,6 +49,13 @@ struct Kernels {
                       int64_t rank, int64_t y_stride, float scale, ParallelFor run);
   void (*pack_panels)(const float* w, float* packed, int64_t experts, int64_t out, int64_t in, ParallelFor run);
   void (*experts)(const ExpertsArgs& args, ParallelFor run);
+  void (*rms_norm_backward)(const float* dy, const float* x, const float* w, float* dx, int64_t rows, int64_t width, float eps,
+                            ParallelFor run);
+  void (*swiglu)(const float* z, float* h, int64_t rows, int64_t width, ParallelFor run);
+  void (*swiglu_backward)(const float* z, const float* dh, const float* weight, float* h, float* dz, float* dweight, int64_t rows,
+                          int64_t width, ParallelFor run);
+  void (*rotary)(const float* x, const float* cos, const float* sin, float* y, int64_t rows, int64_t heads, int64_t width, float sign,
+                 ParallelFor run);
 };
 
 constexpr int64_t PANEL = 32;  // columns of a packed weight panel, the same for all instruction sets

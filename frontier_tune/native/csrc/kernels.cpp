@@ -1,4 +1,5 @@
 // All kernels of one instruction set: compiled once for each, see build.py.
+#include "elementwise.h"
 #include "experts.h"
 #include "lora.h"
 #include "norms.h"
@@ -6,4 +7,5 @@
 extern const ft::Kernels FT_CAT(ft_kernels_, FT_ISA);
 const ft::Kernels FT_CAT(ft_kernels_, FT_ISA) = {
     ft::FT_ISA::rms_norm, ft::FT_ISA::add_rms_norm, ft::FT_ISA::lora_linear, ft::FT_ISA::pack_panels, ft::FT_ISA::experts,
+    ft::FT_ISA::rms_norm_backward, ft::FT_ISA::swiglu, ft::FT_ISA::swiglu_backward, ft::FT_ISA::rotary,
 };

@@ -144,6 +144,38 @@ void experts(Tensor out, const Tensor& x, const Tensor& ids, const Tensor& weigh
   kernels().experts(g, run);
 }
 
+void rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& w, double eps, Tensor dx) {
+  const char* op = "rms_norm_backward";
+  const int64_t width = w.numel();
+  check(width > 0 && x.dim() > 0 && x.size(-1) == width && dy.numel() == x.numel() && dx.numel() == x.numel(), op, "dy, x, dx [..., H], weight [H]");
+  kernels().rms_norm_backward(floats(dy, op), floats(x, op), floats(w, op), mutable_floats(dx, op), x.numel() / width, width,
+                              static_cast<float>(eps), run);
+}
+
+void swiglu(const Tensor& z, Tensor h) {
+  const char* op = "swiglu";
+  check(z.dim() == 2 && h.dim() == 2 && z.size(0) == h.size(0) && z.size(1) == 2 * h.size(1), op, "z [N, 2I], h [N, I]");
+  kernels().swiglu(floats(z, op), mutable_floats(h, op), h.size(0), h.size(1), run);
+}
+
+void swiglu_backward(const Tensor& z, const Tensor& dh, const Tensor& weight, Tensor h, Tensor dz, Tensor dweight) {
+  const char* op = "swiglu_backward";
+  const int64_t n = z.size(0);
+  check(z.dim() == 2 && dh.dim() == 2 && h.dim() == 2 && z.size(1) == 2 * h.size(1) && dh.numel() == h.numel() && h.size(0) == n &&
+            dz.numel() == z.numel() && weight.numel() == n && dweight.numel() == n,
+        op, "z, dz [N, 2I], dh, h [N, I], weight, dweight [N]");
+  kernels().swiglu_backward(floats(z, op), floats(dh, op), floats(weight, op), mutable_floats(h, op), mutable_floats(dz, op),
+                            mutable_floats(dweight, op), n, h.size(1), run);
+}
+
+void rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, bool transposed, Tensor y) {
+  const char* op = "rotary";
+  check(x.dim() == 3 && y.numel() == x.numel() && x.size(2) % 2 == 0 && cos.numel() == x.size(0) * x.size(2) && sin.numel() == cos.numel(), op,
+        "x and y [T, heads, D], cos and sin [T, D]");
+  kernels().rotary(floats(x, op), floats(cos, op), floats(sin, op), mutable_floats(y, op), x.size(0), x.size(1), x.size(2),
+                   transposed ? -1.0f : 1.0f, run);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(frontier_tune, m) {
@@ -155,6 +187,10 @@ STABLE_TORCH_LIBRARY(frontier_tune, m) {
   m.def(
       "experts(Tensor(a!) out, Tensor x, Tensor ids, Tensor weights, Tensor w13, Tensor w2, Tensor slots, Tensor[] lora, int rank, "
       "bool shared_a) -> ()");
+  m.def("rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float eps, Tensor(a!) dx) -> ()");
+  m.def("swiglu(Tensor z, Tensor(a!) h) -> ()");
+  m.def("swiglu_backward(Tensor z, Tensor dh, Tensor weight, Tensor(a!) h, Tensor(b!) dz, Tensor(c!) dweight) -> ()");
+  m.def("rotary(Tensor x, Tensor cos, Tensor sin, bool transposed, Tensor(a!) y) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(frontier_tune, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }
@@ -165,4 +201,8 @@ STABLE_TORCH_LIBRARY_IMPL(frontier_tune, CPU, m) {
   m.impl("lora_linear", TORCH_BOX(&lora_linear));
   m.impl("pack_panels", TORCH_BOX(&pack_panels));
   m.impl("experts", TORCH_BOX(&experts));
+  m.impl("rms_norm_backward", TORCH_BOX(&rms_norm_backward));
+  m.impl("swiglu", TORCH_BOX(&swiglu));
+  m.impl("swiglu_backward", TORCH_BOX(&swiglu_backward));
+  m.impl("rotary", TORCH_BOX(&rotary));
 }
