@@ -129,8 +129,8 @@ class Algorithm(Section):
         if not isinstance(name, str) or ":" in name:
             return data
         if name not in ALGORITHMS:
-            near = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.4)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(ALGORITHMS)}"
+            near = difflib.get_close_matches(name, ALGORITHMS, n=2, cutoff=0.6)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(ALGORITHMS)}"
             raise ValueError(f"unknown algorithm '{name}'; {hint} (an own one: module:Class)")
         own = ALGORITHMS[name]
         for key, value in data.items():

@@ -54,14 +54,14 @@ class Rollout:
 
     @property
     def penalised_reward_N(self) -> Tensor:
-        """Outcome reward less the KL penalty summed over the episode's tokens (RLOO, arXiv:2402.14740, eq. 3), [N]."""
+        """Outcome reward less the KL penalty summed over the episode's tokens (as in RLOO, arXiv:2402.14740), [N]."""
         if self.kl_T is None:
             return self.reward_N
         return self.reward_N - torch.zeros(len(self.reward_N), dtype=torch.float64).index_add_(0, self.episode_T, self.penalty_T)
 
     @property
     def token_reward_T(self) -> Tensor:
-        """Reward at each token: ``-beta kl_t``, and the outcome at an episode's last (REINFORCE++ eq. 3, InstructGPT), [T]."""
+        """Reward at each token: ``-beta kl_t``, and the outcome at an episode's last (as in InstructGPT, arXiv:2203.02155), [T]."""
         reward = -self.penalty_T
         last = self.length_N.cumsum(0) - 1
         there = self.length_N > 0

@@ -1,7 +1,7 @@
 """Importance weights between the policy that sampled and the one that the ratio is taken against (proximal policy).
 
 They differ because the engine rounds otherwise than the learner (and an MoE may then route otherwise), or because the data is
-stale. With the decoupled objective (AReaL, arXiv:2505.24298, eq. 5; Hilton et al., arXiv:2110.00641) each token's loss is
+stale. With the decoupled objective (AReaL, arXiv:2505.24298, section 5.2; Hilton et al., arXiv:2110.00641) each token's loss is
 
     w_t * clipped surrogate of pi / pi_proximal,      w_t = pi_proximal / pi_sampler (no gradient)
 

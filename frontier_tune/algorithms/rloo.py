@@ -3,7 +3,7 @@
     A_i = r_i - mean_{j != i}(r_j),     L = 1/N sum_i -min(rho_i A_i, clip(rho_i) A_i),     rho_i = pi(y_i) / pi_old(y_i)
 
 The whole answer is one action, so the ratio is the sequence's (product over tokens); it is 1 and its clipping idle on policy. A
-KL to the base belongs in the reward, by k1 (eq. 3).
+KL to the base belongs in the reward, by k1.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def test_mismatch_corrections_equal_trl(method: Any, level: Any, low: float, hig
 
 
 def test_the_decoupled_objective_and_geometric_weights_equal_a_scalar_loop() -> None:
-    """arXiv:2505.24298, eq. 5: the ratio against the proximal policy, weighted by proximal / behaviour."""
+    """arXiv:2505.24298, section 5.2: the ratio against the proximal policy, weighted by proximal / behaviour."""
     batch = Random(3)
     for level in ("token", "geometric"):
         loss, _, _ = batch.ours(GRPO(**CLIP, proximal="learner", correction="full", correction_level=level))  # type: ignore[arg-type]

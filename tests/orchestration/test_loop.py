@@ -112,3 +112,17 @@ def test_a_diverged_update_saves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged):
         running.train()
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_dynamic_sampling_learns_from_groups_that_differ_and_counts_all(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    learned: list[Any] = []
+    running = loop(tmp_path, lambda spec, attempt: played(spec, reward=float(spec.member == 0 and spec.group != 0)), rows)
+    running.recipe = recipes.parse({"run": {"steps": 1}, "algorithm": {"name": "dapo", "groups_per_step": 2, "group_size": 3}})
+    running.crew.learner.learn = lambda batches: learned.append(batches) or {}  # type: ignore[attr-defined]
+    running._hand_over = dict  # type: ignore[method-assign]
+    running.train()
+    assert [[t.spec.group for t in batch[::3]] for batch in learned[0]] == [[1, 2]]
+    assert rows[0]["success"] == pytest.approx(1 / 6)  # of what was planned, not of what was chosen
+    assert rows[0]["dynamic_rounds"] == 1 and rows[0]["dynamic_tokens"] == 6
+    assert running.state.tokens_sampled == 12 + 6

@@ -1,0 +1,127 @@
+"""Names, settings and own algorithms: what a recipe may say, and what it is told when it says something else."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frontier_tune import recipe as recipes
+from frontier_tune.algorithms.base import Algorithm
+from frontier_tune.algorithms.grpo import GRPO
+from frontier_tune.algorithms.registry import ALGORITHMS, build, find
+from frontier_tune.contracts import BadInput
+
+OWN = """
+from dataclasses import dataclass
+from frontier_tune.algorithms.grpo import GRPO
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled(GRPO):
+    factor: float = 2.0
+
+    def advantages(self, rollout):
+        return self.factor * super().advantages(rollout)
+
+class NotOne:
+    pass
+
+class Unfinished(GRPO.__base__):
+    pass
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thrice(GRPO):
+    times: int = 3
+
+
+def parse(**algorithm: Any) -> recipes.Recipe:
+    return recipes.parse({"algorithm": algorithm})
+
+
+def test_the_recipe_knows_the_algorithms_and_their_defaults() -> None:
+    """Two tables, one in a room without torch: this holds them together."""
+    assert recipes.ALGORITHMS.keys() == ALGORITHMS.keys()
+    for name, cls in ALGORITHMS.items():
+        own = {f.name: f.default for f in fields(cls)}
+        assert MISSING not in own.values()
+        assert recipes.ALGORITHMS[name] == own, name
+        assert own.keys() <= recipes.Algorithm.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_bare_name_builds_the_algorithm_with_its_defaults(name: str) -> None:
+    recipe = parse(name=name)
+    built = build(recipe)
+    derived = {"loss_constant": 8 * 64} if name == "dr_grpo" else {}  # environment.max_turns * max_tokens_per_turn
+    assert type(built) is ALGORITHMS[name]
+    assert vars(built) == {**recipes.ALGORITHMS[name], **derived}
+    again = recipes.parse(recipe.model_dump(mode="json"))
+    assert again == recipe and build(again) == built
+
+
+def test_the_shipped_recipe_is_grpo_as_it_was() -> None:
+    recipe = recipes.load(Path(__file__).parents[2] / "recipes" / "month_end_close.yaml")
+    assert build(recipe) == GRPO(clip_low=0.2, clip_high=0.28, normalization="token", advantage="group", scale_by_std=True)
+
+
+def test_settings_reach_the_algorithm() -> None:
+    built = build(parse(name="dapo", overlong_buffer=10, kl_coefficient=0.01, kl_in="reward", kl_estimator="k1"))
+    assert vars(built)["overlong_limit"] == 512 and built.penalises and not built.needs_base
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        ({"name": "gpro"}, "unknown algorithm 'gpro'; did you mean .*'grpo'"),
+        ({"name": "drgrpo"}, "did you mean 'dr_grpo'"),
+        ({"name": "xyzzy"}, "known are grpo"),
+        ({"name": "grpo", "trace": 0.9}, r"'trace' is not used by grpo.*used by: ppo"),
+        ({"name": "rloo", "scale_by_std": True}, "'scale_by_std' is not used by rloo"),
+        ({"name": "ppo", "dynamic_sampling": 2}, r"used by: dapo"),
+        ({"name": "grpo", "options": {"x": 1}}, "'options' is not used by grpo"),
+        ({"name": "grpo", "kl_cofficient": 0.1}, "did you mean 'algorithm.kl_coefficient'"),
+        ({"name": "grpo", "kl_estimator": "k4"}, "algorithm.kl_estimator"),
+    ],
+)
+def test_the_recipe_refuses(algorithm: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        parse(**algorithm)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        ({"correction": "mask"}, "proximal"),
+        ({"kl_target": 0.1}, "kl_coefficient"),
+        ({"name": "dapo", "overlong_buffer": 600}, "between 0 and the limit of 512"),
+        ({"name": "own_algorithm:Scaled", "trace": 0.5}, "algorithm.trace: own_algorithm:Scaled does not use it"),
+        ({"name": "own_algorithm:Scaled", "options": {"factr": 1}}, "algorithm.factr: .*did you mean 'factor'"),
+        ({"name": "own_algorithm:Scaled", "clip_low": 0.1, "options": {"clip_low": 0.2}}, "a place of its own"),
+        ({"name": "own_algorithm:Missing"}, "has no such subclass"),
+        ({"name": "own_algorithm:NotOne"}, "has no such subclass"),
+        ({"name": "own_algorithm:Unfinished"}, "lacks advantages, policy_loss"),
+        ({"name": "no_such_module:X"}, "import of no_such_module failed: ModuleNotFoundError"),
+    ],
+)
+def test_building_refuses(algorithm: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_algorithm.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BadInput, match=words):
+        build(parse(**algorithm), tmp_path)
+
+
+def test_an_own_algorithm_by_import_path() -> None:
+    recipe = parse(name=f"{__name__}:Thrice", clip_high=0.5, options={"times": 4})
+    built = build(recipe)
+    assert isinstance(built, Thrice) and (built.times, built.clip_high, built.clip_low) == (4, 0.5, 0.2)
+    assert recipes.parse(recipe.model_dump(mode="json")) == recipe
+
+
+def test_find_says_what_is_known() -> None:
+    with pytest.raises(BadInput, match="known are grpo, dr_grpo"):
+        find("nothing")
+    assert issubclass(find("ppo"), Algorithm)
