@@ -214,6 +214,7 @@ class Backend:
             stop_token_ids=list(p.stop_token_ids),
             ignore_eos=True,  # the caller's stop ids alone end a turn
             logprobs=0,
+            flat_logprobs=True,  # lists instead of one object a token
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -221,7 +222,9 @@ class Backend:
         def finish(output: Any) -> None:
             out = output.outputs[0]
             ids = tuple(out.token_ids)
-            logprobs = tuple(at[token].logprob for token, at in zip(ids, out.logprobs, strict=True))
+            logprobs = tuple(out.logprobs.logprobs)
+            if tuple(out.logprobs.token_ids) != ids:
+                raise RuntimeError(f"vLLM returned log-probabilities of other tokens than those of request {request.id}")
             reason, error = ("stop" if out.finish_reason == "stop" else "length"), ""
             if not all(math.isfinite(x) for x in logprobs):
                 reason, error = "error", "the sampler's log-probabilities are not finite"
