@@ -1,0 +1,60 @@
+"""Algorithms that need more than rewards take the whole path: a critic, the base's log-probabilities, more groups, own code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+from tests.e2e.conftest import run
+
+pytestmark = pytest.mark.slow
+
+OWN = '''
+from dataclasses import dataclass
+
+from frontier_tune.algorithms.rloo import RLOO
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(RLOO):
+    """As RLOO, louder."""
+
+    factor: float = 1.0
+
+    def advantages(self, rollout):
+        return self.factor * super().advantages(rollout)
+'''
+
+
+def trained(workspace: Path, base: Path, algorithm: dict[str, Any]) -> list[dict[str, Any]]:
+    sections = {"run": {"steps": 2}, "algorithm": algorithm}
+    tiny.write_workspace(workspace, base, sections)
+    run(workspace, "tune", "recipes/echo.yaml")
+    home = workspace / "runs" / "latest"
+    return [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_ppo_with_its_kl_in_the_reward(tmp_path: Path, taught_base: Path) -> None:
+    rows = trained(tmp_path, taught_base, {"name": "ppo", "kl_coefficient": 0.01, "kl_target": 0.01, "epochs": 2})
+    assert all(r["updates"] == 2 and r["value_loss"] >= 0 and "kl_reward" in r and r["kl_coefficient"] > 0 for r in rows)
+    assert rows[1]["kl_old"] >= 0 and len(list((tmp_path / "runs/latest/checkpoints").glob("*/learner/critic.safetensors"))) > 0
+
+
+def test_an_own_algorithm_of_the_workspace_with_a_mask_for_mismatch(tmp_path: Path, taught_base: Path) -> None:
+    (tmp_path / "algorithms").mkdir()
+    (tmp_path / "algorithms" / "mine.py").write_text(OWN)
+    settings = {"proximal": "learner", "correction": "mask", "correction_low": 0.5, "options": {"factor": 2.0}}
+    rows = trained(tmp_path, taught_base, {"name": "algorithms.mine:Mine", **settings})
+    assert any(0.9 < r["weight"] <= 1.1 for r in rows if "weight" in r)  # sampler and learner are as good as one
+    spoilt = (tmp_path / "recipes" / "echo.yaml").read_text().replace("factor", "fctor")
+    (tmp_path / "recipes" / "echo.yaml").write_text(spoilt)
+    assert "did you mean 'factor'" in run(tmp_path, "tune", "recipes/echo.yaml", expect=2)
+
+
+def test_dapo_plays_more_where_groups_teach_nothing(tmp_path: Path, taught_base: Path) -> None:
+    rows = trained(tmp_path, taught_base, {"name": "dapo", "groups_per_step": 6, "group_size": 2, "dynamic_sampling": 2})
+    assert any(r.get("dynamic_rounds", 0) > 0 and r["dynamic_tokens"] > 0 for r in rows)
