@@ -1,7 +1,7 @@
 """What an environment author imports: ``WorkflowEnv``, ``tool``, ``Rubric`` and the types they speak in. No torch, no ray."""
 
 from frontier_tune.contracts import BadInput, Message, Task
-from frontier_tune.sdk.env import Limits, Step, WorkflowEnv
+from frontier_tune.sdk.env import Limits, Split, Step, WorkflowEnv
 from frontier_tune.sdk.grammar import GrammarError, ToolCall, parse, render_compact, render_json
 from frontier_tune.sdk.registry import environment_hash, load_environment
 from frontier_tune.sdk.rubric import Component, Grade, Rubric
@@ -17,6 +17,7 @@ __all__ = [
     "Parameter",
     "Rubric",
     "Signature",
+    "Split",
     "Step",
     "Task",
     "ToolCall",

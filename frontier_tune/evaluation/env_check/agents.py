@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from frontier_tune.sdk.tools import Parameter, Signature
 GOLDEN = "golden"
 CANARY, SHOTGUN, CONTROL = "canary ", "shotgun ", "wrong "
 CHEATS = ("no_op", "early_submitter", CANARY)  # must never succeed
-BLIND = ("constant ", "random", "parrot")  # never look at the task: what guessing is worth
+BLIND = ("constant ", "random", "parrot", "another's answer")  # never look at the task: what guessing is worth
 _WORD = re.compile(r"[^\s,;:.!?|()\[\]]+")
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCXYZ0123456789 =:()+-|\\\n\u00e9"
 _MOST = 60  # alternatives that the shotgun fires at once
@@ -77,9 +78,9 @@ class Agents:
         yield Episode(task, script[:-1], "unsubmitted")
         for i in range(len(script) - 1):
             yield Episode(task, script[:i] + script[i + 1 :], "incomplete")
-        others = [self.golden[t.hash] for t in self.tasks if t.kind == task.kind and self.golden.get(t.hash, script) != script]
+        others = Counter(self.golden[t.hash] for t in self.tasks if t.kind == task.kind and t != task and t.hash in self.golden)
         if others:
-            yield Episode(task, others[0], "another's answer")
+            yield Episode(task, others.most_common(1)[0][0], "another's answer")
         yield from self._shotgun(task, script)
 
     def _shotgun(self, task: Task, script: Script) -> Iterator[Episode]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from frontier_tune.contracts import BadInput, Failure, Task
 from frontier_tune.evaluation.env_check import conduct, content, processes
-from frontier_tune.evaluation.env_check.agents import GOLDEN, Agents
+from frontier_tune.evaluation.env_check.agents import BLIND, GOLDEN, Agents
 from frontier_tune.evaluation.env_check.report import Check, Report, short
 from frontier_tune.evaluation.scripts import NOT_IMPLEMENTED, Episode, Played, Pool, Script, ask, play
 from frontier_tune.sandbox import EnvironmentPool
@@ -86,9 +86,10 @@ def check(
         checks.append(_replay(new_pool, m))
         note("killing workers")
         reference = next((p for p in sorted(m.played, key=lambda p: (p.episode.agent != GOLDEN, -p.turns)) if p.graded), None)
-        checks.append(processes.faults(new_pool, reference))
         counts, outlived = processes.left_behind(new_pool, mark, reference.episode if reference else None)
         checks.append(processes.processes(counts, outlived, after_timeout))
+        processes.kill(outlived)
+        checks.append(processes.faults(new_pool, mark, reference))  # last: what it kills may leave anything behind
         checks.append(_speed(m.speed))
     return Report(about, tuple(checks), conduct.score(m.played), m.speed)
 
@@ -146,7 +147,9 @@ def _play(pool: EnvironmentPool, m: _Material, n: int, seed: int, note: Note) ->
     others = list(agents.episodes(prompts, m.canaries))
     note(f"{len(others)} episodes of agents that cheat, guess and err")
     started = time.monotonic()
-    m.others = play(pool, others, patience=PATIENCE)
+    blind = [e for e in others if e.agent.startswith(BLIND)]
+    for group in ([e for e in others if not e.agent.startswith(BLIND)], blind):  # wild calls that hang stop their like alone
+        m.others += play(pool, group, patience=PATIENCE)
     if not m.programs:
         _clock(m, m.others, time.monotonic() - started)
     return agents

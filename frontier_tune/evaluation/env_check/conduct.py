@@ -83,7 +83,7 @@ def cheats(played: Sequence[Played]) -> Check:
 
 
 def guessing(scores: Mapping[str, AgentScore]) -> Check:
-    """What agents that never look at the task get: constant calls, random calls, words of the prompt."""
+    """What agents that never look at the task get: constant or random calls, words of the prompt, what solves most others."""
     blind = {agent: s.success for agent, s in scores.items() if agent.startswith(BLIND) and s.n}
     best = max(blind, key=blind.__getitem__, default="")
     share = blind.get(best, 0.0)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from frontier_tune.contracts import Blame, Failure
+from frontier_tune.contracts import Blame, Failure, FrontierTuneError
 from frontier_tune.evaluation.env_check.report import Check, short, shown
 from frontier_tune.evaluation.scripts import Episode, Played, Pool, Result, play
 from frontier_tune.sandbox import EnvironmentPool
@@ -94,7 +94,7 @@ def processes(counts: list[int], outlived: Mapping[int, str], after_timeout: Map
     return Check("processes", "pass", "No process is left when an episode or the environment ends.", "", details)
 
 
-def faults(new_pool: Callable[[], EnvironmentPool], reference: Played | None) -> Check:
+def faults(new_pool: Callable[[], EnvironmentPool], mark: str, reference: Played | None) -> Check:
     """A worker killed in mid-episode gives a typed failure of the infrastructure, and the episode can be played again."""
     name, mend = (
         "faults",
@@ -103,19 +103,31 @@ def faults(new_pool: Callable[[], EnvironmentPool], reference: Played | None) ->
     if reference is None:
         return Check(name, "warn", "No episode was graded that a worker could be killed in.", "See the other checks.")
     episode = reference.episode
-    with new_pool() as pool:
-        found = _killed_midway(pool, episode)
-        kinds = [f"{f.kind} ({f.blame})" if isinstance(f, Failure) else f"reward {f.get('reward')}" for f in found]
-        details = {"found": kinds}
-        if any(not isinstance(f, Failure) or f.blame is not Blame.INFRASTRUCTURE for f in found):
-            evidence = f"Episodes whose worker was killed ended as {shown(kinds)}, not as failures of the infrastructure."
-            return Check(name, "fail", evidence, mend, details)
-        again = play(pool, [episode])[0]
+    details: dict[str, Any] = {}
+    try:
+        with new_pool() as pool:
+            found = _killed_midway(pool, episode)
+            kinds = [f"{f.kind} ({f.blame})" if isinstance(f, Failure) else f"reward {f.get('reward')}" for f in found]
+            details["found"] = kinds
+            if any(not isinstance(f, Failure) or f.blame is not Blame.INFRASTRUCTURE for f in found):
+                evidence = f"Episodes whose worker was killed ended as {shown(kinds)}, not as failures of the infrastructure."
+                return Check(name, "fail", evidence, mend, details)
+            again = play(pool, [episode])[0]
+    except FrontierTuneError as e:  # the worker in the killed one's place refused to start
+        return Check(name, "fail", f"After its worker was killed, no other could be started: {short(str(e))}", mend, details)
     if again.transcript != reference.transcript:
         why = f"{again.failure.kind}: {again.failure.detail}" if again.failure else "with another result"
         evidence = f"After its worker was killed, task {episode.task.hash} plays {short(why)}."
         return Check(name, "fail", evidence, mend, details)
     evidence = f"A killed worker's episodes end as {kinds[0]} without a reward; played again they end as ever."
+    orphans = survivors(mark)
+    if orphans:  # the pool finds a worker's processes by the worker, which is gone
+        kill(orphans)
+        details["orphans"] = sorted(orphans.values())
+        evidence = (
+            f"Processes that a killed worker had started outlive it: {shown(sorted({short(c, 60) for c in orphans.values()}))}."
+        )
+        return Check(name, "warn", evidence, "Start children in the worker's own session, so that one signal ends all.", details)
     return Check(name, "pass", evidence, "", details)
 
 
