@@ -192,21 +192,22 @@ class Learner:
 
     def _measure(self, members: Sequence[Sample], by_base: bool) -> Measured:
         """Log-probabilities of the members' sampled tokens as the policy (or the base) stands, without gradient."""
-        found = np.zeros((len(members), 2), dtype=object)  # log-probabilities and values of each member
+        logprob, value = ([np.zeros(0)] * len(members) for _ in range(2))
         critic = None if by_base else self.critic
         share = attention.shares_prefixes(self.device)
         groups = [s.group for s in members] if share else None
         for chosen in plan([s.tokens for s in members], groups, self.recipe.learner.tokens_per_microbatch):
             b = collate([members[i] for i in chosen], self.device, share)
+            lengths = [len(members[i].target) for i in chosen]
             with self._timed("forward"), torch.no_grad():
                 with self.policy.base() if by_base else critic.watching() if critic else nullcontext():
-                    logprob, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
-                value = critic.values(b.rows_M) if critic else logprob
-            lengths = [len(members[i].target) for i in chosen]
-            for column, values in enumerate((logprob, value)):
-                for i, part in zip(chosen, values.double().cpu().split(lengths), strict=True):
-                    found[i, column] = part.numpy()
-        return Measured(list(found[:, 0]), list(found[:, 1]) if critic else None)
+                    logprob_M, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+                for i, part in zip(chosen, logprob_M.double().cpu().split(lengths), strict=True):
+                    logprob[i] = part.numpy()
+                if critic:
+                    for i, part in zip(chosen, critic.values(b.rows_M).double().cpu().split(lengths), strict=True):
+                        value[i] = part.numpy()
+        return Measured(logprob, value if critic else None)
 
     def _minibatches(self, everyone: Sequence[Sample]) -> Iterator[list[Sample]]:
         """Whole groups, in random order, as even as they divide."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from frontier_tune.native import build
+
 # Logits held at once (64 MiB in float32).
 _CHUNK_LOGITS = 1 << 24
 
@@ -33,6 +35,10 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, hidden.shape[0], rows):
             s = slice(start, start + rows)
             z = _logits(hidden[s], weight, None if temperature is None else temperature[s])
+            if build.usable(z):
+                torch.ops.frontier_tune.softmax_rows(z, target[s], lse[s], logprob[s], entropy[s])
+                p = z
+                continue
             torch.logsumexp(z, 1, out=lse[s])
             logprob[s] = z.gather(1, target[s, None])[:, 0] - lse[s]
             z -= lse[s, None]

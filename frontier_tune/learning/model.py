@@ -16,7 +16,7 @@ from transformers.utils import logging as hf_logging
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.experts import canonical, families, lora_experts
-from frontier_tune.learning import attention, fused
+from frontier_tune.learning import attention, fused, memory
 from frontier_tune.learning.logprobs import token_logprobs
 from frontier_tune.learning.packing import Packed
 from frontier_tune.recipe import Adapter
@@ -32,6 +32,8 @@ class Policy:
             BadInput: no base there, a dense or unsupported one, or LoRA targets that match nothing.
         """
         self.base_dir = str(Path(base_dir).resolve())
+        if device.type == "cpu":
+            memory.keep_freed()
         causal = _load_base(self.base_dir, dtype)
         self.config = causal.config
         with torch.random.fork_rng(devices=[]):

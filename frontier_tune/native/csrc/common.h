@@ -49,6 +49,8 @@ struct Kernels {
                       int64_t rank, int64_t y_stride, float scale, ParallelFor run);
   void (*pack_panels)(const float* w, float* packed, int64_t experts, int64_t out, int64_t in, ParallelFor run);
   void (*experts)(const ExpertsArgs& args, ParallelFor run);
+  void (*softmax_rows)(float* z, const int64_t* target, float* lse, float* logprob, float* entropy, int64_t rows, int64_t width,
+                       ParallelFor run);
   void (*rms_norm_backward)(const float* dy, const float* x, const float* w, float* dx, int64_t rows, int64_t width, float eps,
                             ParallelFor run);
   void (*swiglu)(const float* z, float* h, int64_t rows, int64_t width, ParallelFor run);

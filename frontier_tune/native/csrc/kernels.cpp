@@ -1,11 +1,12 @@
 // All kernels of one instruction set: compiled once for each, see build.py.
 #include "elementwise.h"
 #include "experts.h"
+#include "head.h"
 #include "lora.h"
 #include "norms.h"
 
 extern const ft::Kernels FT_CAT(ft_kernels_, FT_ISA);
 const ft::Kernels FT_CAT(ft_kernels_, FT_ISA) = {
     ft::FT_ISA::rms_norm, ft::FT_ISA::add_rms_norm, ft::FT_ISA::lora_linear, ft::FT_ISA::pack_panels, ft::FT_ISA::experts,
-    ft::FT_ISA::rms_norm_backward, ft::FT_ISA::swiglu, ft::FT_ISA::swiglu_backward, ft::FT_ISA::rotary,
+    ft::FT_ISA::softmax_rows, ft::FT_ISA::rms_norm_backward, ft::FT_ISA::swiglu, ft::FT_ISA::swiglu_backward, ft::FT_ISA::rotary,
 };

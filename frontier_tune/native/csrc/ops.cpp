@@ -168,6 +168,17 @@ void swiglu_backward(const Tensor& z, const Tensor& dh, const Tensor& weight, Te
                             mutable_floats(dweight, op), n, h.size(1), run);
 }
 
+void softmax_rows(Tensor z, const Tensor& target, Tensor lse, Tensor logprob, Tensor entropy) {
+  const char* op = "softmax_rows";
+  check(z.dim() == 2 && target.numel() == z.size(0) && lse.numel() == z.size(0) && logprob.numel() == z.size(0) && entropy.numel() == z.size(0),
+        op, "z [N, V], target, lse, logprob, entropy [N]");
+  check(target.scalar_type() == ScalarType::Long && target.is_contiguous(), op, "targets are contiguous int64");
+  const auto* at = static_cast<const int64_t*>(target.data_ptr());
+  for (int64_t i = 0; i < z.size(0); i++) check(at[i] >= 0 && at[i] < z.size(1), op, "a target is out of range");
+  kernels().softmax_rows(mutable_floats(z, op), at, mutable_floats(lse, op), mutable_floats(logprob, op), mutable_floats(entropy, op), z.size(0),
+                         z.size(1), run);
+}
+
 void rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, bool transposed, Tensor y) {
   const char* op = "rotary";
   check(x.dim() == 3 && y.numel() == x.numel() && x.size(2) % 2 == 0 && cos.numel() == x.size(0) * x.size(2) && sin.numel() == cos.numel(), op,
@@ -190,6 +201,7 @@ STABLE_TORCH_LIBRARY(frontier_tune, m) {
   m.def("rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float eps, Tensor(a!) dx) -> ()");
   m.def("swiglu(Tensor z, Tensor(a!) h) -> ()");
   m.def("swiglu_backward(Tensor z, Tensor dh, Tensor weight, Tensor(a!) h, Tensor(b!) dz, Tensor(c!) dweight) -> ()");
+  m.def("softmax_rows(Tensor(a!) z, Tensor target, Tensor(b!) lse, Tensor(c!) logprob, Tensor(d!) entropy) -> ()");
   m.def("rotary(Tensor x, Tensor cos, Tensor sin, bool transposed, Tensor(a!) y) -> ()");
 }
 
@@ -204,5 +216,6 @@ STABLE_TORCH_LIBRARY_IMPL(frontier_tune, CPU, m) {
   m.impl("rms_norm_backward", TORCH_BOX(&rms_norm_backward));
   m.impl("swiglu", TORCH_BOX(&swiglu));
   m.impl("swiglu_backward", TORCH_BOX(&swiglu_backward));
+  m.impl("softmax_rows", TORCH_BOX(&softmax_rows));
   m.impl("rotary", TORCH_BOX(&rotary));
 }
