@@ -72,7 +72,7 @@ class _SwiGLUExperts(torch.autograd.Function):
     def backward(ctx: Any, dout_TH: Tensor) -> tuple[Tensor | None, ...]:
         x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, order_S, row_TK, gate_up_S, xa_S, ha_S = ctx.saved_tensors
         need_x, _, need_w, need_gate_up, need_down = ctx.needs_input_grad[:5]
-        s1, s2, width = ctx.s1, ctx.s2, down.shape[2]
+        s1, s2 = ctx.s1, ctx.s2
         token_S = order_S // row_TK.shape[1]
         weight_S1 = weight_TK.reshape(-1)[order_S].to(x_TH.dtype)[:, None]
         dout_TH = dout_TH.contiguous()

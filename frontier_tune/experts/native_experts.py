@@ -84,8 +84,9 @@ def forward(
     """
     out = torch.empty_like(x_TH) if out is None else out
     use = adapters is not None and slot_T is not None
+    ids, weights = expert_TK.to(torch.int32).contiguous(), weight_TK.to(torch.float32).contiguous()
     torch.ops.frontier_tune.experts(
-        out, x_TH.contiguous(), expert_TK.to(torch.int32).contiguous(), weight_TK.to(torch.float32).contiguous(), packed13, packed2,
+        out, x_TH.contiguous(), ids, weights, packed13, packed2,
         slot_T if use else _NO_SLOTS, list(adapters.tensors) if use else [], adapters.rank if use else 0, False,
     )  # fmt: skip
     return out
