@@ -122,6 +122,9 @@ class Algorithm(ABC):
         """
         c = self.start() if coefficients is None else coefficients
         per_token_T, clipped_T = self.policy_loss(tokens)
+        if not per_token_T.shape == clipped_T.shape == tokens.logprob_T.shape:
+            shapes = tuple(per_token_T.shape), tuple(clipped_T.shape), tuple(tokens.logprob_T.shape)
+            raise ValueError(f"{type(self).__name__}.policy_loss: shapes {shapes[0]} and {shapes[1]} for tokens of {shapes[2]}")
         weight_T = importance_weights(tokens, self.correction, self.correction_level, self.correction_low, self.correction_high)
         if weight_T is not None:
             per_token_T = weight_T * per_token_T

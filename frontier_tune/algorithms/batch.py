@@ -61,7 +61,7 @@ class Rollout:
 
     @property
     def token_reward_T(self) -> Tensor:
-        """Reward at each token: ``-beta kl_t``, and the outcome at an episode's last (as in InstructGPT, arXiv:2203.02155), [T]."""
+        """Reward at each token: ``-beta kl_t``, and the outcome at an episode's last (InstructGPT, arXiv:2203.02155), [T]."""
         reward = -self.penalty_T
         last = self.length_N.cumsum(0) - 1
         there = self.length_N > 0

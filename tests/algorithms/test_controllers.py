@@ -33,7 +33,7 @@ def test_kl_is_driven_to_its_target(start: float) -> None:
         (gradient,) = torch.autograd.grad(loss, logits)
         with torch.no_grad():
             logits -= 0.5 / max(1.0, c.kl) * gradient
-        c = algorithm.adapt(c, float(kl), None)
+        c = algorithm.adapt(c, float(kl.detach()), None)
     assert float(kl) == pytest.approx(0.2, rel=0.1)
 
 
@@ -75,8 +75,8 @@ def test_entropy_is_held_near_its_target() -> None:
             (gradient,) = torch.autograd.grad(loss, logits)
             with torch.no_grad():
                 logits -= 0.3 * gradient
-            c = algorithm.adapt(c, None, float(entropy))
-            seen.append(float(entropy))
+            c = algorithm.adapt(c, None, float(entropy.detach()))
+            seen.append(float(entropy.detach()))
         return sum(seen[-200:]) / 200
 
     assert final(None) < 0.1 < 0.35 < final(0.45) < 0.6 < math.log(2)

@@ -207,6 +207,18 @@ def test_refuses_what_would_broadcast_or_divide_by_zero() -> None:
         PPO().loss(tokens, Totals(3, 1))
 
 
+def test_a_policy_loss_of_another_shape_is_refused() -> None:
+    """A mean in place of each token's loss would broadcast, and be weighed by the number of micro-batches."""
+
+    class Mean(GRPO):
+        def policy_loss(self, tokens: Tokens) -> Any:
+            loss, clipped = super().policy_loss(tokens)
+            return loss.mean(), clipped
+
+    with pytest.raises(ValueError, match=r"Mean.policy_loss: shapes \(\)"):
+        Random(0).ours(Mean())
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

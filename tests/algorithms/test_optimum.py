@@ -112,7 +112,7 @@ def test_corridor(name: str, seed: int) -> None:
     """The optimum walks past the trap and stops in the last cell: the chance of doing so is the expected prize, 1."""
     model = Tables(STATES, 2)
     train(built(name), corridor, model, seed, steps=60, rate=0.15)
-    right, stop = model.logits.softmax(1)[:, 1], model.logits.softmax(1)[:, 0]
+    stop, right = model.logits.detach().softmax(1).unbind(1)
     assert float(right[:-1].prod() * stop[-1]) > 0.9, (right, stop)
 
 
