@@ -42,7 +42,7 @@ _X86 = {
     "avx2": ("-mavx2", "-mfma"),
 }
 KERNELS = "kernels.cpp"  # compiled once for each instruction set
-OPS = "ops.cpp"  # compiled once: what torch sees
+OPS = ("ops.cpp", "route_ops.cpp")  # compiled once: what torch sees
 
 
 def cache_directory() -> Path:
@@ -112,8 +112,10 @@ def build(directory: Path | None = None, extra: Sequence[str] = ()) -> Path:
             for name, flags in _sets().items():
                 out = f"{scratch}/kernels-{name}.o"
                 jobs.append([cxx, *_COMMON, *flags, *extra, f"-DFT_ISA={name}", *include, "-c", str(CSRC / KERNELS), "-o", out])
-            jobs.append([cxx, *_COMMON, *extra, _TARGET, *include, *(f"-DFT_HAS_{n.upper()}" for n in _sets()), "-c",
-                         str(CSRC / OPS), "-o", f"{scratch}/ops.o"])  # fmt: skip
+            has = [f"-DFT_HAS_{name.upper()}" for name in _sets()]
+            for source in OPS:
+                out = f"{scratch}/{Path(source).stem}.o"
+                jobs.append([cxx, *_COMMON, *extra, _TARGET, *include, *has, "-c", str(CSRC / source), "-o", out])
             with ThreadPoolExecutor(max_workers=2) as pool:
                 list(pool.map(_run, jobs))
             objects = sorted(str(p) for p in Path(scratch).glob("*.o"))

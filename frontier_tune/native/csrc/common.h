@@ -42,6 +42,9 @@ struct ExpertsArgs {
   int64_t T, K, E, H, I, S, R, P;
 };
 
+struct RouteArgs;  // route_args.h
+struct RouteBackwardArgs;
+
 struct Kernels {
   void (*rms_norm)(const float* x, const float* w, float* y, int64_t rows, int64_t width, float eps, ParallelFor run);
   void (*add_rms_norm)(float* x, float* residual, const float* w, int64_t rows, int64_t width, float eps, ParallelFor run);
@@ -58,6 +61,8 @@ struct Kernels {
                           int64_t width, ParallelFor run);
   void (*rotary)(const float* x, const float* cos, const float* sin, float* y, int64_t rows, int64_t heads, int64_t width, float sign,
                  ParallelFor run);
+  int64_t (*route)(const RouteArgs& args, ParallelFor run);  // returns the first token without an answer, or -1
+  void (*route_backward)(const RouteBackwardArgs& args, ParallelFor run);
 };
 
 constexpr int64_t PANEL = 32;  // columns of a packed weight panel, the same for all instruction sets

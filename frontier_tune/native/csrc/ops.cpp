@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "common.h"
+#include "torch_side.h"
 
 using torch::stable::Tensor;
 using torch::headeronly::ScalarType;
@@ -42,7 +42,11 @@ int64_t isa() {
   return chosen;
 }
 
-const ft::Kernels& kernels() {
+}  // namespace
+
+namespace ft {
+
+const Kernels& kernels() {
 #ifdef FT_HAS_AVX512
   if (isa() == 2) return ft_kernels_avx512;
 #endif
@@ -52,7 +56,7 @@ const ft::Kernels& kernels() {
   return ft_kernels_portable;
 }
 
-void run(int64_t count, int64_t grain, ft::Body body, void* context) {
+void run(int64_t count, int64_t grain, Body body, void* context) {
   if (count <= grain) {  // no threads for little work: waking one costs more
     if (count > 0) body(0, count, context);
     return;
@@ -63,6 +67,12 @@ void run(int64_t count, int64_t grain, ft::Body body, void* context) {
 void check(bool ok, const char* op, const char* what) {
   if (!ok) throw std::runtime_error(std::string("frontier_tune::") + op + ": " + what);
 }
+
+}  // namespace ft
+
+namespace {
+
+using ft::check, ft::kernels, ft::run;
 
 const float* floats(const Tensor& t, const char* op) {
   check(t.scalar_type() == ScalarType::Float && t.is_contiguous(), op, "takes contiguous float32 tensors");

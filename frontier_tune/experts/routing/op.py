@@ -1,0 +1,173 @@
+"""The routing op as trainer and sampler call it; docs/routing-op.md is its specification.
+
+``torch.ops.frontier_tune.route`` and ``.route_dispatch`` are registered with fake and autograd kernels, so that torch.compile
+traces them. Where no gradient is wanted, the functions here call the ``*_forward`` operators, which go from Python straight to
+C++: an autograd kernel in Python would cost more than the routing of a decode step.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from frontier_tune.contracts import BadInput
+from frontier_tune.native import build
+
+Scoring = Literal["softmax", "sigmoid"]
+
+
+class Dispatch(NamedTuple):
+    """T tokens, K experts a token, G = E * (adapters + 1) groups; the group of expert e and slot s is e * (adapters + 1) + s + 1.
+
+    ``plan`` holds counts, offsets, order, inverse and codes one after the other: one allocation, which a C++ consumer takes as
+    it is. The properties are views of it.
+    """
+
+    weights: Tensor  # [T, K] float32
+    ids: Tensor  # [T, K] int32, best first
+    plan: Tensor  # [2G + 1 + 2TK + ceil(TK * code_bytes / 4)] int32
+    groups: int
+    code_bytes: int
+
+    @property
+    def counts(self) -> Tensor:
+        """[G] int32: routes of each group."""
+        return self.plan[: self.groups]
+
+    @property
+    def offsets(self) -> Tensor:
+        """[G + 1] int32: where each group begins in ``order``."""
+        return self.plan[self.groups : 2 * self.groups + 1]
+
+    def _routes(self, part: int) -> Tensor:
+        routes = self.ids.numel()
+        return self.plan[2 * self.groups + 1 + part * routes :][:routes]
+
+    @property
+    def order(self) -> Tensor:
+        """[T * K] int32: sorted position -> t * K + k, stable."""
+        return self._routes(0)
+
+    @property
+    def inverse(self) -> Tensor:
+        """[T * K] int32: t * K + k -> sorted position."""
+        return self._routes(1)
+
+    @property
+    def codes(self) -> Tensor | None:
+        """[T, K] uint8 (up to 256 experts) or uint16: the ids, to keep for a replay; None unless asked for."""
+        if not self.code_bytes:
+            return None
+        dtype = torch.uint8 if self.code_bytes == 1 else torch.uint16
+        return self.plan[2 * self.groups + 1 + 2 * self.ids.numel() :].view(dtype)[: self.ids.numel()].view(self.ids.shape)
+
+
+def route(
+    logits: Tensor, k: int, *, scoring: Scoring = "softmax", bias: Tensor | None = None, n_group: int = 1, topk_group: int = 1,
+    renormalize: bool = True, scale: float = 1.0, forced: Tensor | None = None, strict: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Choose ``k`` experts a token. Returns weights [T, K] float32 and ids [T, K] int32, best first.
+
+    Args:
+        logits: [T, E] float32 or bfloat16; gradients of the weights flow back to it.
+        scoring: score of an expert: softmax over all experts, or sigmoid.
+        bias: [E] float32, added to the scores for the choice alone (DeepSeek-V3, arXiv:2412.19437, eq. 16).
+        n_group: experts lie in this many groups of equal size, of which the ``topk_group`` with the largest sum of their two
+            best scores take part.
+        renormalize: divide the weights by their sum. ``scale`` multiplies them afterwards.
+        forced: [T, K] integers: take these routes (of a replay) instead of choosing; weights are those of ``logits`` there.
+        strict: raise RuntimeError for a token without a routing (NaN logits, ...) instead of giving it NaN weights.
+    """
+    _ready()
+    call = _forward if not (logits.requires_grad and torch.is_grad_enabled()) else torch.ops.frontier_tune.route
+    return call(  # type: ignore[no-any-return]
+        logits if logits.is_contiguous() else logits.contiguous(), bias, None if forced is None else forced.int().contiguous(),
+        k, _sigmoid(scoring), renormalize, scale, n_group, topk_group, strict,
+    )  # fmt: skip
+
+
+def route_dispatch(
+    logits: Tensor, k: int, *, scoring: Scoring = "softmax", bias: Tensor | None = None, n_group: int = 1, topk_group: int = 1,
+    renormalize: bool = True, scale: float = 1.0, forced: Tensor | None = None, strict: bool = False,
+    slots: Tensor | None = None, adapters: int = 0, codes: bool = False,
+) -> Dispatch:  # fmt: skip
+    """``route``, and in the same pass the order in which to work: routes sorted by expert, then by adapter slot.
+
+    Args:
+        slots: [T] int64, the adapter slot of each token, -1 for none; None where no token has one.
+        adapters: number of slots.
+        codes: return the ids also as uint8 (up to 256 experts) or uint16, to keep.
+    """
+    _ready()
+    grad, code_bytes = logits.requires_grad and torch.is_grad_enabled(), 0 if not codes else 1 if logits.shape[1] <= 256 else 2
+    call = torch.ops.frontier_tune.route_dispatch if grad else _dispatch_forward
+    weights, ids, plan = call(
+        logits if logits.is_contiguous() else logits.contiguous(), bias, None if forced is None else forced.int().contiguous(),
+        k, _sigmoid(scoring), renormalize, scale, n_group, topk_group, strict, slots, adapters, code_bytes,
+    )  # fmt: skip
+    return Dispatch(weights, ids, plan, logits.shape[1] * (adapters + 1), code_bytes)
+
+
+def _sigmoid(scoring: str) -> bool:
+    if scoring not in ("softmax", "sigmoid"):
+        raise BadInput(f"scoring: {scoring!r}; known are softmax and sigmoid")
+    return scoring == "sigmoid"
+
+
+# Filled by _ready; before it, the operators do not exist.
+_forward: Any = None
+_dispatch_forward: Any = None
+
+
+def _ready() -> None:
+    if _forward is None:
+        register()
+
+
+@functools.cache
+def register() -> None:
+    """Build and load the C++ kernels, and give the operators their fake and autograd kernels. Raises BadInput without a compiler."""
+    global _forward, _dispatch_forward
+    build.load()
+    ops = torch.ops.frontier_tune
+    for name in ("route", "route_forward"):
+        torch.library.register_fake(f"frontier_tune::{name}", _fake_route)
+    for name in ("route_dispatch", "route_dispatch_forward"):
+        torch.library.register_fake(f"frontier_tune::{name}", _fake_dispatch)
+    torch.library.register_fake("frontier_tune::route_backward", _fake_backward)
+    torch.library.register_autograd("frontier_tune::route", _backward, setup_context=_setup)
+    torch.library.register_autograd("frontier_tune::route_dispatch", _backward, setup_context=_setup)
+    _forward, _dispatch_forward = ops.route_forward.default, ops.route_dispatch_forward.default
+
+
+def _fake_route(logits: Tensor, bias: Any, forced: Any, k: int, *rest: Any) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape[0], k, dtype=torch.float32), logits.new_empty(logits.shape[0], k, dtype=torch.int32)
+
+
+def _fake_dispatch(logits: Tensor, bias: Any, forced: Any, k: int, *rest: Any) -> tuple[Tensor, ...]:
+    *_, adapters, code_bytes = rest
+    routes, groups = logits.shape[0] * k, logits.shape[1] * (adapters + 1)
+    size = 2 * groups + 1 + 2 * routes + (routes * code_bytes + 3) // 4
+    return *_fake_route(logits, bias, forced, k), logits.new_empty(size, dtype=torch.int32)
+
+
+def _fake_backward(grad: Tensor, logits: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(logits)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, _, _, _, ctx.sigmoid, ctx.renormalize, ctx.scale, *_ = inputs
+    weights, ids, *others = output
+    ctx.save_for_backward(logits, ids, weights)
+    ctx.mark_non_differentiable(ids, *others)
+    ctx.inputs = len(inputs)
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    logits, ids, weights = ctx.saved_tensors
+    grad = grad.contiguous()
+    dlogits = torch.ops.frontier_tune.route_backward(grad, logits, ids, weights, ctx.sigmoid, ctx.renormalize, ctx.scale)
+    return dlogits, *(None,) * (ctx.inputs - 1)
