@@ -83,7 +83,7 @@ def route(
     """
     _ready()
     call = _forward if not (logits.requires_grad and torch.is_grad_enabled()) else torch.ops.frontier_tune.route
-    return call(  # type: ignore[no-any-return]
+    return call(
         logits if logits.is_contiguous() else logits.contiguous(), bias, None if forced is None else forced.int().contiguous(),
         k, _sigmoid(scoring), renormalize, scale, n_group, topk_group, strict,
     )  # fmt: skip
@@ -129,7 +129,7 @@ def _ready() -> None:
 
 @functools.cache
 def register() -> None:
-    """Build and load the C++ kernels, and give the operators their fake and autograd kernels. Raises BadInput without a compiler."""
+    """Build and load the C++ kernels; give the operators their fake and autograd kernels. Raises BadInput without a compiler."""
     global _forward, _dispatch_forward
     build.load()
     ops = torch.ops.frontier_tune
