@@ -168,10 +168,14 @@ def _probe(name: str, dialogues: int = 300, scenes: int = 30) -> int:
 
 
 def env(a: argparse.Namespace) -> int:
+    if a.action in ("check", "init"):
+        from frontier_tune.cli import environments
+
+        return environments.check(a) if a.action == "check" else environments.init(a)
     from frontier_tune.sdk import registry
     from frontier_tune.sdk.tasks import draw_tasks
 
-    root = Path.cwd()
+    root = Path(a.root or ".").resolve()
     if a.action == "list":
         note("\n".join(registry.list_environments(root)) or f"no environments under {root / 'envs'}")
         return 0
@@ -198,6 +202,12 @@ def env(a: argparse.Namespace) -> int:
             + (f"\n  reward {reward:g}" if over else "")
         )
     return 0
+
+
+def headroom(a: argparse.Namespace) -> int:
+    from frontier_tune.cli import environments
+
+    return environments.headroom(a)
 
 
 def _run(which: str) -> Path:
