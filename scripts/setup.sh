@@ -52,6 +52,15 @@ say "Installing $(grep -vc '^#' "$lock") packages from $lock (some minutes the f
 "$python" -m pip install --quiet --no-deps --no-build-isolation --editable . || fail "the package itself could not be installed"
 "$python" scripts/torch_build.py --after "$device" || exit 2
 
+say "Building the CPU kernels (seconds)"
+"$python" -c 'import sys
+from frontier_tune.contracts import BadInput
+from frontier_tune.native import build
+try:
+    build.build()
+except BadInput as e:
+    sys.exit(str(e))' || fail "the CPU kernels could not be built (the reason is above)"
+
 rm -f "$venv"/.ready-*
 touch "$stamp"
 say "Ready. Next: make tune"

@@ -183,9 +183,9 @@ def shared_memory() -> Finding:
 
 
 def compiler() -> Finding:
-    found = _output("g++", "--version") or _output("gcc", "--version")
+    found = _output(os.environ.get("CXX") or "g++", "--version")
     if found is None:
-        return Finding("compiler", "note", "none", "compiled kernels are not built: sudo apt-get install gcc g++")
+        return Finding("compiler", "lacking", "no g++", "the CPU kernels are built where they run: sudo apt-get install g++")
     return Finding("compiler", "ok", found)
 
 
