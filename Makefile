@@ -43,7 +43,7 @@ tune: $(READY) ## tune by a recipe: make tune RECIPE=path SET="key=value ..."
 tune-smoke: $(READY) ## the same code path in at most two minutes
 	$(TUNE) tune $(SMOKE) $(SET)
 
-eval: $(READY) ## evaluate a run's base and adapter again: make eval RUN=runs/latest
+eval: $(READY) ## evaluate a run's base and adapter again, beside the first: make eval RUN=runs/latest
 	$(TUNE) eval $(RUN) $(SET)
 
 report: $(READY) ## write a run's report.html and learning curve again: make report RUN=runs/latest

@@ -24,9 +24,8 @@ from frontier_tune.governance.digests import file_digest, irregular, tree, tree_
 FILE = "record.json"
 BUILD_TYPE = "urn:frontier-tune:tune:v1"
 # Rebuilt from the rest, or written on after the record: not covered (docs/run-directory.md).
-NOT_COVERED = frozenset(
-    {FILE, "report.html", "learning-curve.png", "engine.log", "lock", "checkpoints", "sync", "wandb", "tensorboard"}
-)
+_DIRECTORIES = {"checkpoints", "sync", "wandb", "tensorboard", "evaluations"}
+NOT_COVERED = frozenset({FILE, "report.html", "learning-curve.png", "engine.log", "lock", *_DIRECTORIES})
 PACKAGES = (
     "torch",
     "transformers",

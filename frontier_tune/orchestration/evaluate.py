@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ def evaluate(
 ) -> tuple[dict[str, Any], Path]:
     """Evaluate base and tuned on the same held-out tasks; returns the content of evaluation.json and where it was written.
 
-    ``target``: a run (evaluation.json and the report are written anew there), or an adapter directory with ``recipe_file``.
+    ``target``: a run, or an adapter directory with ``recipe_file``. A finished run keeps the evaluation that its record covers:
+    a new one, by whatever settings, goes beside it under ``evaluations/``, or where ``out`` says.
     Raises BadInput where there is no adapter, or it belongs to another base.
     """
-    run, adapter, file = _locate(target, recipe_file, out)
+    source, adapter, file = _locate(target, recipe_file)
     ready = preflight.check(recipes.load(file, overrides), file)
     check_adapter(adapter, ready)
+    run = RunDir(Path(out)) if out else _beside(source, adapter)
     with run.lock(), StopRequest() as stop, runs.crew_of(ready, run, note, learn=False) as crew:
         stop.install()
         scores = Measure(ready, run, crew, stop.check, note)
@@ -36,16 +39,23 @@ def evaluate(
         note(f"evaluating {adapter}")
         crew.sampler.sync(str(adapter), 1)
         tuned = scores.side("tuned")
-    train = json.loads(run.evaluation.read_text()).get("train") if run.evaluation.is_file() else None
-    content = measure.write(run, base, tuned, canaries, train)
-    if run.recipe_file.is_file():
-        from frontier_tune.reporting import report
-
-        report.write(run.root)
-    return content, run.root
+    train = json.loads(source.evaluation.read_text()).get("train") if source is not None and source.evaluation.is_file() else None
+    run.recipe_file.write_text(recipes.dump(ready.recipe))
+    return measure.write(run, base, tuned, canaries, train), run.root
 
 
-def _locate(target: str, recipe_file: str | None, out: str | None) -> tuple[RunDir, Path, Path]:
+def _beside(source: RunDir | None, adapter: Path) -> RunDir:
+    """A directory of its own for a new evaluation."""
+    parent = source.root / "evaluations" if source is not None else Path("runs")
+    name = time.strftime("%Y-%m-%d") if source is not None else f"eval-{adapter.name}"
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return RunDir(parent / f"{name}-{number}")
+
+
+def _locate(target: str, recipe_file: str | None) -> tuple[RunDir | None, Path, Path]:
+    """The run (None: an adapter from elsewhere), its adapter, and the recipe to go by."""
     path = Path(target)
     if (path / "adapter_config.json").is_file():
         run = RunDir(path.parent)
@@ -53,7 +63,7 @@ def _locate(target: str, recipe_file: str | None, out: str | None) -> tuple[RunD
             return run, path, run.recipe_file
         if recipe_file is None:
             raise BadInput(f"{target}: an adapter outside of a run; name the recipe that it is to be evaluated by with --recipe")
-        return RunDir(Path(out) if out else Path("runs") / f"eval-{path.name}"), path, Path(recipe_file)
+        return None, path, Path(recipe_file)
     run = run_dir.find(Path.cwd(), target)
     if not (run.adapter / "adapter_config.json").is_file():
         raise BadInput(f"{run.root}: no adapter there yet; finish the run with: frontier-tune tune --resume {run.root}")

@@ -91,6 +91,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     from frontier_tune.algorithms import registry
     from frontier_tune.bases import load
     from frontier_tune.experts import families
+    from frontier_tune.native import build
     from frontier_tune.sdk.tasks import check_disjoint
 
     root = find_root(recipe, recipe_file)
@@ -99,6 +100,8 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     families.peft_config(recipe.adapter, config)  # a dense base, or targets that match nothing
     _check_lengths(recipe, config)
+    if recipe.learner.device != "cuda":
+        build.build()  # here, once, where a missing compiler is told clearly: actors load what lies there then
     env = recipe.environment
     options = environment_options(recipe, root)
     with environment(env.path, root, options) as pool:

@@ -50,7 +50,10 @@ def test_a_run_from_recipe_to_report_and_its_evaluation_again(tmp_path: Path, ta
 
     again = run(tmp_path, "eval", "runs/latest")
     assert "tuned" in again
-    second = json.loads((home / "evaluation.json").read_text())
+    assert json.loads((home / "evaluation.json").read_text()) == found  # a new evaluation goes beside the recorded one
+    (beside,) = (home / "evaluations").iterdir()
+    second = json.loads((beside / "evaluation.json").read_text())
+    assert run(tmp_path, "verify", "latest").endswith("is as recorded\n")
     assert second["tuned"]["success"] == found["tuned"]["success"] and second["train"] == found["train"]
 
     other = tiny.build_base(tmp_path / "other", seed=5)
