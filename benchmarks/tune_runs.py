@@ -62,9 +62,8 @@ def main() -> None:
             rows.append(
                 harness.Row(f"{title}: {name}", found, bar, "bar", "share", round(ratio, 4), evaluation["tuned"]["n"], True, 1.0)
             )
-            print(
-                f"{title}: {name:36} {100 * found:6.1f} %   {'at least' if more else 'at most'} {100 * bar:.0f} %: {'holds' if holds else 'MISSED'}"
-            )
+            limit = f"{'at least' if more else 'at most'} {100 * bar:.0f} %: {'holds' if holds else 'MISSED'}"
+            print(f"{title}: {name:36} {100 * found:6.1f} %   {limit}")
             missed += [] if holds else [f"{title}: {name}"]
         train = evaluation["train"]
         print(f"{title}: {train['steps']} steps, {train['seconds'] / 60:.1f} min, {train['tokens_sampled']:,} tokens sampled")
