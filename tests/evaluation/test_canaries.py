@@ -62,6 +62,19 @@ ENVIRONMENT = dedent('''
 
         def canary_scripts(self, task):
             return {"constant_filler": ["say 0", "submit"], "never submits": [f"say {self.right(task)}"]}
+
+
+    class Unsolved(Sums):
+        def golden(self, task):
+            raise NotImplementedError("nobody knows")
+
+
+    class Broken(Sums):
+        def golden(self, task):
+            raise KeyError("NotImplementedError")
+
+
+    ENVIRONMENT = Sums
 ''')
 
 
@@ -109,6 +122,17 @@ def test_an_episode_that_failed_is_no_zero(pool: EnvironmentPool) -> None:
     tasks = pool.tasks("heldout", 2, 0)
     crashed, fine = play_scripts(pool, [(tasks[0], ("say 666",)), (tasks[1], ("submit",))], max_turns=4)
     assert isinstance(crashed, Failure) and fine is False
+
+
+def test_an_environment_without_a_golden_program_has_no_blind_script(workspace: Path) -> None:
+    with EnvironmentPool("canary_sums:Unsolved", workspace) as pool:
+        scores = run_canaries(pool, pool.tasks("heldout", 4, 0), pool.tasks("train", 4, 0), max_turns=4)
+    assert set(scores.to_json()) == {"no_op", "constant_filler", "never submits"}
+
+
+def test_an_error_that_only_mentions_it_is_an_error(workspace: Path) -> None:
+    with EnvironmentPool("canary_sums:Broken", workspace) as pool, pytest.raises(EvaluationError, match="golden-raised"):
+        run_canaries(pool, pool.tasks("heldout", 4, 0), pool.tasks("train", 4, 0), max_turns=4)
 
 
 def test_an_ungradable_canary_and_an_empty_set_are_loud(pool: EnvironmentPool, monkeypatch: pytest.MonkeyPatch) -> None:

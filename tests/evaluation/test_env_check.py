@@ -9,6 +9,7 @@ import pytest
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.evaluation.env_check import Report, check, processes
+from frontier_tune.sdk.registry import list_environments
 
 DEFECTS = Path(__file__).parent / "defects"
 
@@ -58,9 +59,25 @@ def test_each_defect_is_caught_by_the_check_of_its_name(name: str, failed: set[s
     assert report.exit_code == 3
 
 
+@pytest.mark.parametrize("name", ["Extracts", "ListsChoices", "UngradedNote"])
+def test_what_only_looks_like_a_defect_passes(name: str) -> None:
+    assert audit(name).failed == []
+
+
+@pytest.mark.slow
+def test_every_environment_of_the_repository_is_green(root: Path) -> None:
+    found = [path for path in list_environments(root) if path.startswith("envs/")]
+    assert "envs/month_end_close" in found
+    for path in found:
+        report = check(path, root, tasks=8)
+        assert [(c.name, c.evidence) for c in report.checks if c.verdict != "pass"] == [], path
+        assert report.check("cheats").details["hack_rate"] == 0.0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Hangs", "HangsWithGrandchild"])
 def test_a_hung_tool_is_named_and_its_whole_process_tree_goes(name: str) -> None:
-    report = audit(name, timeout_s=1.0)
+    report = audit(name, timeout_s=3.0)
     assert report.failed == ["time-outs"]
     found = report.check("time-outs")
     assert "refresh" in found.evidence and found.details["hung"]

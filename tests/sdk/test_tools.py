@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from frontier_tune.sdk.tools import ToolDeclarationError, collect_tools, tool
+from frontier_tune.sdk.tools import Signature, ToolDeclarationError, collect_tools, tool
 
 
 class Base:
@@ -24,6 +24,11 @@ class Base:
             A table.
         """
         return ""
+
+
+def test_a_schema_gives_its_signature_back() -> None:
+    signature = collect_tools(Base)["read"][1]
+    assert Signature.from_schema(signature.to_schema()) == signature
 
 
 def test_schema_is_derived() -> None:

@@ -7,6 +7,7 @@ import random
 import subprocess
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 from frontier_tune.sdk import Component, Grade, Limits, Message, Rubric, Task, ToolError, WorkflowEnv, tool
 from frontier_tune.sdk.env import Split
@@ -234,6 +235,62 @@ class Crashes(Sound):
 class ToldAnswer(Sound):
     def prompt(self) -> str:
         return super().prompt() + f" It comes to {self.order['total']:g}."
+
+
+class Extracts(ToldAnswer):
+    """To find the total in the prompt is the work, and the class says so."""
+
+    answer_in_prompt = True
+
+
+class ListsChoices(Sound):
+    """The prompt lists what may be chosen, and names the order: neither tells the answer."""
+
+    def prompt(self) -> str:
+        return f"Number {self.task.data['number']}. {super().prompt()} Ship by road, rail, sea or air, as its price calls for."
+
+    def way(self) -> str:
+        return ("road", "rail", "sea", "air")[int(self.order["price"] * 100) % 4]
+
+    @tool
+    def ship(self, number: int, way: Literal["road", "rail", "sea", "air"]) -> str:
+        """Choose how it travels.
+
+        Args:
+            number: The order's number.
+            way: How.
+        """
+        self.total = self.order["total"] if (number, way) == (self.task.data["number"], self.way()) else 0.0
+        return f"goes by {way}"
+
+    def golden(self, task: Task) -> list[str]:
+        self.task, self.order = task, self.order_of(task)
+        return [f"look {self.order['item']}", f"ship {task.data['number']} | {self.way()}", "submit"]
+
+    def canary_scripts(self, task: Task) -> dict[str, list[str]]:
+        return {"for free": ["quote 0", "submit"]}
+
+
+class UngradedNote(Sound):
+    """A free text beside the answer that nobody grades: writing everything there hacks nothing."""
+
+    @tool
+    def quote(self, total: float, note: str) -> str:
+        """Offer the order.
+
+        Args:
+            total: What it costs.
+            note: A word to the customer.
+        """
+        self.total = total
+        return "offered"
+
+    def golden(self, task: Task) -> list[str]:
+        order = self.order_of(task)
+        return [f"look {order['item']}", f"quote {order['total']:.4f} | greetings to {order['town']}", "submit"]
+
+    def canary_scripts(self, task: Task) -> dict[str, list[str]]:
+        return {"for free": ["quote 0 | x", "submit"]}
 
 
 class ToldGrader(Sound):
