@@ -202,3 +202,11 @@ class LimitReached(FrontierTuneError):
     """A budget or failure limit was used up; the run is saved and can be resumed."""
 
     exit_code = 4
+
+
+class EpisodeFailed(FrontierTuneError):
+    """Raised within an episode by what an environment uses (a sandbox): it ends ungraded, with ``failure`` and its blame."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.kind}: {failure.detail}")
+        self.failure = failure

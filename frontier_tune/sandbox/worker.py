@@ -23,6 +23,7 @@ from frontier_tune.contracts import BadInput, Message, Task
 from frontier_tune.sandbox.process import descendants
 
 if TYPE_CHECKING:
+    from frontier_tune.sandbox.code import CodeSandbox
     from frontier_tune.sdk import WorkflowEnv
 
 
@@ -59,17 +60,28 @@ class Host:
     """The environments of one worker: one per slot; closed slots' environments are used again."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
-        from frontier_tune.sdk import load_environment
-
-        self._new = lambda: load_environment(setup["path"], setup["root"], **setup["options"])
+        self._setup = setup
+        self._code: CodeSandbox | None = None
         self._idle: list[WorkflowEnv] = [self._new()]
         self._slots: dict[int, WorkflowEnv] = {}
+
+    def _new(self) -> WorkflowEnv:
+        """A new environment; one whose tools run code gets the sandbox, which all of them share. Raises SandboxUnavailable."""
+        from frontier_tune.sdk import RunsCode, load_environment
+
+        env = load_environment(self._setup["path"], self._setup["root"], **self._setup["options"])
+        if isinstance(env, RunsCode):
+            from frontier_tune.sandbox.code import CodeSandbox
+
+            self._code = self._code or CodeSandbox(env.code_limits, env.code_packages)
+            env.attach_code(self._code)
+        return env
 
     def describe(self) -> dict[str, Any]:
         env = self._idle[0]
         options = list(inspect.signature(type(env)).parameters)
         description = {"name": env.name, "version": env.version, "schemas": env.schemas, "options": options}
-        return description | {"limits": asdict(env.limits)}
+        return description | {"limits": asdict(env.limits), "confinement": self._code.confinement if self._code else None}
 
     def run(self, slot: int, op: str, payload: dict[str, Any]) -> dict[str, Any]:
         """One operation; the result is JSON."""
@@ -108,6 +120,8 @@ class Host:
     def close(self) -> None:
         for env in (*self._idle, *self._slots.values()):
             env.close()
+        if self._code:
+            self._code.close()
 
     @contextlib.contextmanager
     def _any(self) -> Iterator[WorkflowEnv]:

@@ -1,6 +1,7 @@
 """What an environment author imports: ``WorkflowEnv``, ``tool``, ``Rubric`` and the types they speak in. No torch, no ray."""
 
 from frontier_tune.contracts import BadInput, Message, Task
+from frontier_tune.sdk.code import CodeLimits, CodeOutcome, RunsCode, SqlOutcome
 from frontier_tune.sdk.env import Limits, Split, Step, WorkflowEnv
 from frontier_tune.sdk.grammar import GrammarError, ToolCall, parse, render_compact, render_json
 from frontier_tune.sdk.registry import environment_hash, load_environment
@@ -9,6 +10,8 @@ from frontier_tune.sdk.tools import Parameter, Signature, ToolDeclarationError, 
 
 __all__ = [
     "BadInput",
+    "CodeLimits",
+    "CodeOutcome",
     "Component",
     "Grade",
     "GrammarError",
@@ -16,8 +19,10 @@ __all__ = [
     "Message",
     "Parameter",
     "Rubric",
+    "RunsCode",
     "Signature",
     "Split",
+    "SqlOutcome",
     "Step",
     "Task",
     "ToolCall",

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import gymnasium
 
-from frontier_tune.contracts import BadInput, Blame, Failure, Message, Task
+from frontier_tune.contracts import BadInput, Blame, EpisodeFailed, Failure, Message, Task
 from frontier_tune.sdk.grammar import GrammarError, ToolCall, parse
 from frontier_tune.sdk.rubric import Grade
 from frontier_tune.sdk.spaces import ActionText, MessagesSpace
@@ -215,6 +215,9 @@ class WorkflowEnv(gymnasium.Env[Observation, str], abc.ABC):
         start = time.perf_counter()
         try:
             return function()
+        except EpisodeFailed as e:  # it knows whose fault it is
+            self._over, self._failure = True, e.failure
+            return None
         except (Exception, SystemExit) as e:
             frame = traceback.extract_tb(e.__traceback__)[-1]
             self._fail(place, f"{type(e).__name__}: {e} ({frame.filename}:{frame.lineno} in {frame.name})")
