@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import linecache
 import os
@@ -168,6 +169,7 @@ def _execute(source: str) -> int:
     linecache.cache[SCRIPT] = (len(source), None, source.splitlines(keepends=True), SCRIPT)
     sys.argv = [SCRIPT]
     module = type(sys)("__main__")
+    module.__dict__["__builtins__"] = builtins  # a script has the module there, not its dictionary
     sys.modules["__main__"] = module
     try:
         exec(compile(source, SCRIPT, "exec", dont_inherit=True), module.__dict__)
