@@ -6,7 +6,8 @@ RECIPE ?= recipes/month_end_close.yaml
 SMOKE  ?= recipes/smoke.yaml
 RUN    ?= runs/latest
 SET    ?=
-BENCH  ?= $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py))))
+# Those that need nothing but a set-up machine; the others read finished runs or data of yours (see their first lines).
+BENCH  ?= step_vs_trl expert_lora_block adapter_tax routing_op
 # A working nvidia-smi means the GPU lock; DEVICE=cpu overrides. PYTHON=python3.12 chooses the interpreter.
 DEVICE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 

@@ -109,7 +109,10 @@ def our_recipe(setup: Setup) -> Any:
             "adapter": {"rank": setup.rank, "alpha": 2 * setup.rank},
             "algorithm": {"groups_per_step": setup.prompts, "group_size": setup.group_size},
             "learner": {
-                "threads": setup.threads, "dtype": setup.dtype, "device": "cpu", "learning_rate": setup.learning_rate,
+                "threads": setup.threads,
+                "dtype": setup.dtype,
+                "device": "cpu",
+                "learning_rate": setup.learning_rate,
                 "tokens_per_microbatch": 32768,  # the batch at once, as on the other side
             },  # fmt: skip
             "sampler": {"threads": setup.threads, "dtype": setup.dtype, "max_sequences": setup.prompts * setup.group_size},
