@@ -37,6 +37,17 @@ def test_gradient_equals_the_reference(
     assert torch.equal(again.grad, mine.grad)
 
 
+@pytest.mark.parametrize("name", ["route", "route_dispatch"])
+def test_the_registered_operator_has_the_same_gradient(name: str) -> None:
+    op.register()
+    mine, grad = torch.randn(6, 9).requires_grad_(), torch.randn(6, 3)
+    theirs = mine.detach().clone().requires_grad_()
+    getattr(op, name)(mine, 3)[0].backward(grad)
+    dispatch = (None, 0, 0) if name == "route_dispatch" else ()
+    getattr(torch.ops.frontier_tune, name)(theirs, None, None, 3, False, True, 1.0, 1, 1, False, *dispatch)[0].backward(grad)
+    assert torch.equal(mine.grad, theirs.grad)
+
+
 @pytest.mark.parametrize("scoring", SCORINGS)
 @pytest.mark.parametrize("renormalize", [True, False])
 def test_gradient_equals_finite_differences(scoring: op.Scoring, renormalize: bool) -> None:

@@ -1,0 +1,71 @@
+"""The C++ op under AddressSanitizer and UndefinedBehaviorSanitizer, on fuzzed shapes: nothing is read or written outside."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from frontier_tune.native import build
+
+FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g1")
+
+FUZZ = """
+import random, torch
+from frontier_tune.native import build
+library = build.build(extra=%(flags)r)
+build.build = lambda: library
+from frontier_tune.experts.routing import route, route_dispatch
+random.seed(0)
+torch.manual_seed(0)
+for case in range(250):
+    tokens, experts = random.choice([0, 1, 3, 15, 16, 17, 33, 90]), random.randint(1, 140)
+    k = random.randint(1, min(experts, random.choice([4, 12, 140])))
+    options = dict(scoring=random.choice(["softmax", "sigmoid"]), renormalize=random.random() < 0.5)
+    if random.random() < 0.3:
+        options["bias"] = torch.randn(experts)
+    if experts %% 4 == 0 and experts >= 8 and random.random() < 0.5:
+        options |= dict(n_group=4, topk_group=random.randint(1, 4))
+        k = min(k, experts // 4 * options["topk_group"])
+    if random.random() < 0.2:
+        options["forced"] = torch.randint(0, experts, (tokens, k))
+    logits = torch.randn(tokens, experts).to(random.choice([torch.float32, torch.bfloat16]))
+    logits = torch.where(torch.rand(tokens, experts) < 0.02, random.choice([torch.nan, -torch.inf, torch.inf, 0.0]), logits)
+    slots = torch.randint(-1, 3, (tokens,)) if random.random() < 0.5 else None
+    out = route_dispatch(logits, k, **options, slots=slots, adapters=3, codes=True)
+    assert torch.equal(out.order.sort().values, torch.arange(tokens * k, dtype=torch.int32))
+    logits.requires_grad_()
+    route(logits, k, **options)[0].sum().backward()
+torch.set_num_threads(3)
+route_dispatch(torch.randn(3000, 70), 6)
+try:
+    route(torch.full((2, 4), torch.nan), 1, strict=True)
+except RuntimeError as error:
+    print("refused:", error)
+print("clean")
+"""
+
+
+def runtime(name: str) -> str:
+    """The sanitizer's library, which has to be loaded before Python; empty where the compiler has none."""
+    done = subprocess.run([build.compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    path = Path(done.stdout.strip())
+    return str(path.resolve()) if path.is_absolute() and path.exists() else ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_fuzzed_shapes_are_clean(isa: str, run_python) -> None:
+    libraries = [runtime("libasan.so"), runtime("libubsan.so"), runtime("libstdc++.so.6")]
+    if not all(libraries) or shutil.which("g++") is None:
+        pytest.skip("the compiler brings no sanitizers")
+    out = run_python(
+        FUZZ % {"flags": FLAGS},
+        FRONTIER_TUNE_ISA=isa,
+        LD_PRELOAD=":".join(libraries),
+        # Python frees nothing at its end; torch's own library loads after the sanitizer and defines what it also defines
+        ASAN_OPTIONS="detect_leaks=0:detect_odr_violation=0",
+    )
+    assert out.strip().endswith("clean") and "has no routing" in out
