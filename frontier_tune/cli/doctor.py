@@ -189,14 +189,18 @@ def compiler() -> Finding:
     return Finding("compiler", "ok", found)
 
 
-def bubblewrap() -> Finding:
-    if shutil.which("bwrap") is None:
-        return Finding(
-            "bubblewrap", "note", "none", "tools that run model-written code stay off: sudo apt-get install bubblewrap"
-        )
-    if _output("bwrap", "--ro-bind", "/", "/", "--unshare-all", "/bin/echo", "sealed") is None:
-        return Finding("bubblewrap", "note", "cannot make a sandbox", "the kernel forbids user namespaces to this user")
-    return Finding("bubblewrap", "ok", _output("bwrap", "--version") or "bwrap")
+def sandbox() -> Finding:
+    """What model-written code would run under here; docs/sandbox.md."""
+    from frontier_tune.sandbox.confine import available
+
+    reasons = available()
+    if reasons["bubblewrap"] is None:
+        return Finding("sandbox", "ok", f"{_output('bwrap', '--version') or 'bubblewrap'}, seccomp")
+    if reasons["landlock"] is None:
+        meaning = f"model-written code could see names and sizes of files, not contents; {reasons['bubblewrap']}"
+        return Finding("sandbox", "note", "Landlock, seccomp", meaning)
+    told = "; ".join(dict.fromkeys(r for r in reasons.values() if r))
+    return Finding("sandbox", "note", "none", f"tools that run model-written code are refused: {told}")
 
 
 def libreoffice() -> Finding:
@@ -207,7 +211,7 @@ def libreoffice() -> Finding:
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
     *(python, torch_build, engine, libraries, gpu, threads, instructions, memory),
-    *(disk, shared_memory, compiler, bubblewrap, libreoffice),
+    *(disk, shared_memory, compiler, sandbox, libreoffice),
 )
 
 

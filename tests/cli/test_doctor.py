@@ -66,3 +66,23 @@ def test_a_command_that_is_missing_or_fails_is_no_finding() -> None:
     assert doctor._output("no-such-command-anywhere") is None
     assert doctor._output("false") is None
     assert doctor._output("echo", "one\ntwo") == "one"
+
+
+@pytest.mark.parametrize(
+    ("reasons", "state", "found", "words"),
+    [
+        ({"bubblewrap": None, "landlock": None}, "ok", "seccomp", ""),
+        ({"bubblewrap": "bwrap is not installed", "landlock": None}, "note", "Landlock, seccomp", "bwrap is not installed"),
+        (
+            {"bubblewrap": "bwrap is not installed", "landlock": "old kernel"},
+            "note",
+            "none",
+            "refused: bwrap is not installed; old",
+        ),
+    ],
+)
+def test_sandbox(monkeypatch: pytest.MonkeyPatch, reasons: dict[str, str | None], state: str, found: str, words: str) -> None:
+    monkeypatch.setattr("frontier_tune.sandbox.confine.available", lambda: reasons)
+    finding = doctor.sandbox()
+    assert (finding.state, finding.state == "ok" or words in finding.meaning) == (state, True)
+    assert found in finding.found
