@@ -1,7 +1,7 @@
 """SpreadsheetBench's goldens and unedited inputs through our scorer, in both modes: what must pass does, what must not does not.
 
-Every case of every task is graded twice: its golden fed as the output, then its input unedited. Where the two modes' verdicts differ
-is listed. The data are brought by the user (envs/spreadsheetbench/README.md).
+Every case of every task is graded twice: its golden fed as the output, then its input unedited. Where the modes differ is listed.
+The data are brought by the user (envs/spreadsheetbench/README.md).
 
     python benchmarks/spreadsheetbench.py --data PATH --json benchmarks/results/spreadsheetbench.json
 """

@@ -5,7 +5,7 @@ Its rules, each with a verdict of its own, are listed in README.md beside the lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 
 from envs.spreadsheetbench.positions import Area, areas
@@ -29,28 +29,39 @@ class Strict(StrEnum):
     UNDECIDED = "undecided"
 
 
-def compare(before: Snapshot, golden: Snapshot, output: Snapshot, position: str, answer_sheet: str = "") -> tuple[Strict, str]:
-    """Verdict and where it was found. ``before`` is the case's input.
+def compare(
+    read_before: Callable[[], Snapshot], golden: Snapshot, output: Snapshot, position: str, answer_sheet: str = ""
+) -> tuple[Strict, str]:
+    """Verdict and where it was found. ``read_before`` reads the case's input; it is not asked where the answer is wrong.
 
     The answer is compared first, cell by cell; then every cell outside it, which has to be as in the input or as in the golden.
     UNDECIDED: all is right, but the input shows the golden's answer already, so the case can't tell work from none.
     Raises UnreadablePosition where ``position`` or its sheet means nothing in the golden workbook.
     """
     answer = [(_titled(golden, area.sheet or _default(golden, answer_sheet), area), area) for area in areas(position)]
-    changes = False
     for title, area in answer:
-        wanted, got, had = golden.sheets[title], _sheet(output, title), _sheet(before, title)
+        wanted, got = golden.sheets[title], _sheet(output, title)
         if got is None:
             return Strict.SHEET_MISSING, title
         for cell in area.cells(max(wanted.last_row, got.last_row)):
             verdict = _answer(got, wanted, cell)
             if verdict is not Strict.PASSED:
                 return verdict, f"{title}!{a1(*cell)}"
-            changes = changes or had is None or _answer(had, wanted, cell) is not Strict.PASSED
+    before = read_before()
     damaged = next(_damage(before, golden, output, answer), "")
     if damaged:
         return Strict.COLLATERAL, damaged
-    return (Strict.PASSED if changes else Strict.UNDECIDED), ""
+    return (Strict.PASSED if _asks_for_work(before, golden, answer) else Strict.UNDECIDED), ""
+
+
+def _asks_for_work(before: Snapshot, golden: Snapshot, answer: list[tuple[str, Area]]) -> bool:
+    """Whether the unedited input's answer would be refused."""
+    for title, area in answer:
+        wanted, had = golden.sheets[title], _sheet(before, title) or NOTHING
+        cells = area.cells(max(wanted.last_row, had.last_row))
+        if any(_answer(had, wanted, cell) is not Strict.PASSED for cell in cells):
+            return True
+    return False
 
 
 def _answer(got: Sheet, wanted: Sheet, cell: Position) -> Strict:

@@ -133,6 +133,19 @@ def test_positions_that_the_published_rules_cannot_read(judge: Judge) -> None:
     assert judge({"A1": 1, "A9": 2}, {"A1": 1, "A9": 2, "A30": "too much"}, "A:A").strict.reason == "wrong-kind"
 
 
+def test_whole_columns_reach_as_far_as_the_input_does(judge: Judge) -> None:
+    golden, before = {"A1": 1}, {"A1": 1, "A5": "to be deleted"}
+    assert judge(golden, golden, "A:A", before).strict.passed
+    assert judge(golden, before, "A:A", before).strict.reason == "wrong-kind"
+
+
+def test_cells_that_strict_cannot_place_leave_the_published_verdict_alone(judge: Judge, tmp_path: Path) -> None:
+    cells = {"Sheet1": {"A1": 5, "A2": "=A1"}}
+    out = rewrite(save(tmp_path / "o.xlsx", cells), 'r="A2"', 'r="A1048577"')
+    result = judge({"A1": 5}, out)
+    assert result.compatible.passed and result.strict.reason == "output-broken"
+
+
 def test_the_tasks_answer_sheet_counts_where_the_position_names_none(judge: Judge) -> None:
     golden = {"Data": {"A1": 1}, "Result": {"A1": 2}}
     output = {"Data": {"A1": 1}, "Result": {"A1": 9}}
