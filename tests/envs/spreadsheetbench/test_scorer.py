@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,21 @@ def test_the_variable_says_where_the_data_is(data: Path, monkeypatch: pytest.Mon
     assert find_data(Path("elsewhere")) == data
     monkeypatch.setenv(VARIABLE, str(data / "nowhere"))
     assert find_data(Path("elsewhere")) is None
+
+
+def test_the_benchmark_holds_its_gates_and_lists_what_differs(root: Path, data: Path) -> None:
+    save(data / "spreadsheet" / "7" / "2_7_input.xlsx", {"S": {"B1": 2, "A1": 20}})
+    out = data / "result.json"
+    command = [sys.executable, str(root / "benchmarks" / "spreadsheetbench.py"), "--data", str(data), "--json", str(out)]
+    run = subprocess.run([*command, "--processes", "1"], cwd=root, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    differ = json.loads(out.read_text())["settings"]["modes differ"]
+    assert [(d["fed"], d["task"], d["case"], d["strict"]) for d in differ] == [
+        ("golden", "7", 2, "undecided"),
+        ("unedited", "7", 2, "undecided"),
+    ]
+    (data / "spreadsheet" / "8-1" / "1_8-1_answer.xlsx").write_bytes(b"")
+    assert subprocess.run([*command, "--processes", "1"], cwd=root, capture_output=True, timeout=300).returncode == 1
 
 
 def test_goldens_pass_and_inputs_fail_on_the_real_data(root: Path) -> None:
