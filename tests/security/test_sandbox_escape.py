@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,8 +20,9 @@ import pytest
 
 from frontier_tune.contracts import EpisodeFailed
 from frontier_tune.sandbox.code import CodeSandbox
-from frontier_tune.sandbox.confine import KINDS, available
+from frontier_tune.sandbox.confine import KINDS, available, bubblewrap_command
 from frontier_tune.sandbox.process import descendants
+from frontier_tune.sandbox.runtime import runtime
 from frontier_tune.sdk import CodeLimits, CodeOutcome
 
 LIMITS = CodeLimits(wall_s=120.0, cpu_s=20.0, memory_mb=512, disk_mb=8, file_mb=4, entries=200, output_kb=32)
@@ -70,6 +74,53 @@ def none_got_through(lines: list[str]) -> None:
 def alive_and_clean(sandbox: CodeSandbox) -> None:
     """The sandbox serves on, and nothing of the last run is there."""
     assert sandbox.run_python("import os; print(os.listdir())").stdout == "[]\n"
+
+
+def test_the_attempts_get_through_where_nothing_stops_them(tmp_path: Path) -> None:
+    """The suite itself: a plain interpreter does what the sandbox stops, so a stopped attempt tells of the sandbox."""
+    (tmp_path / "a").write_text("x")
+    code = """
+import fcntl, socket
+attempt("socket", lambda: socket.socket())
+attempt("pair", lambda: socket.socketpair())
+attempt("account", lambda: open("/etc/passwd").read())
+attempt("environment", lambda: open("/proc/self/environ").read())
+attempt("fork", lambda: os.fork() or os._exit(0))
+attempt("program", lambda: os.posix_spawn(sys.executable, [sys.executable, "-c", "1"], {}))
+attempt("signal", lambda: os.kill(os.getppid(), 0))
+attempt("memfd", lambda: call(319, b"x", 0))
+attempt("traceme", lambda: call(101, 0, 0, 0, 0))
+attempt("limits", lambda: __import__("resource").setrlimit(4, (0, 0)))
+attempt("link", lambda: os.link("a", "b"))
+"""
+    done = subprocess.run([sys.executable, "-c", TRY + code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.count(" GOT ") == 11 and " stopped " not in done.stdout, done.stdout
+
+
+@pytest.mark.skipif(available()["bubblewrap"] is not None, reason=f"bubblewrap: {available()['bubblewrap']}")
+def test_bubblewrap_alone_stops_the_network_and_hides_files(tmp_path: Path) -> None:
+    """The outer wall by itself, without the filter: namespaces and mounts hold also where a system call slips through."""
+    (tmp_path / "secret").write_text(TOKEN)
+    command = bubblewrap_command(shutil.which("bwrap") or "", runtime(()), 8)
+    code = f"""
+import socket
+attempt("tcp", lambda: socket.create_connection(("192.0.2.1", 80), 2))
+attempt("dns", lambda: socket.getaddrinfo("example.com", 80))
+for path in ("/etc/passwd", "/proc/self/environ", "/proc/1/environ", {str(tmp_path / "secret")!r}, {__file__!r}):
+    attempt(path, lambda: open(path).read())
+attempt("host's process", lambda: os.kill({os.getpid()}, 0))
+attempt("write", lambda: open("/usr/lib/x", "w"))
+attempt("mount", lambda: call(165, b"none", b"/work", b"tmpfs", 0, 0))
+attempt("chroot", lambda: os.chroot("/work"))
+attempt("user", lambda: os.setuid(0))
+print([e for e in os.environ if "SECRET" in e])
+"""
+    inside = [*command[: command.index("--") + 1], runtime(()).interpreter, "-I", "-S", "-c", TRY + code]
+    environment = os.environ | {"FRONTIER_TUNE_TEST_SECRET": TOKEN}
+    done = subprocess.run(inside, env=environment, capture_output=True, text=True, check=True)
+    *lines, secrets_seen = done.stdout.splitlines()
+    none_got_through(lines)
+    assert secrets_seen == "[]" and TOKEN not in done.stdout
 
 
 def test_network(sandbox: CodeSandbox) -> None:
