@@ -153,6 +153,10 @@ def register() -> None:
     torch.library.register_autograd("frontier_tune::route_dispatch", _backward, setup_context=_setup)
     _forward, _dispatch_forward = ops.route_forward.default, ops.route_dispatch_forward.default
     _route_backward = ops.route_backward.default
+    if torch.cuda.is_available():
+        from frontier_tune.experts.routing import triton_kernel
+
+        triton_kernel.install()
 
 
 def _fake_route(logits: Tensor, bias: Any, forced: Any, k: int, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ def choose(
         tokens, experts = choice_TE.shape
         grouped = choice_TE.view(tokens, n_group, experts // n_group)
         best_TG = _descending(grouped.topk(2, dim=-1).values.sum(-1))[:, :topk_group]
-        allowed_TG = torch.zeros(tokens, n_group, dtype=torch.bool).scatter_(1, best_TG, True)
+        allowed_TG = torch.zeros(tokens, n_group, dtype=torch.bool, device=choice_TE.device).scatter_(1, best_TG, True)
         outside_TE = ~allowed_TG.repeat_interleave(experts // n_group, dim=1)
         # experts outside the best groups go behind all others, whose order stays
         order_TE = order_TE.gather(1, torch.argsort(outside_TE.gather(1, order_TE).int(), dim=-1, stable=True))
@@ -65,7 +65,7 @@ def route(
     bad_T1 = unanswerable(logits_TE, scoring, bias if forced is None else None)[:, None]
     if forced is None:
         ids_TK = choose(logits_TE.detach(), k, scoring, bias, n_group, topk_group)
-        ids_TK = torch.where(bad_T1, torch.arange(k), ids_TK)
+        ids_TK = torch.where(bad_T1, torch.arange(k, device=ids_TK.device), ids_TK)
     else:
         ids_TK = forced.long()
     chosen_TK = logits_TE.gather(1, ids_TK)
@@ -82,15 +82,37 @@ def route(
     return weights_TK, ids_TK.int()
 
 
+def backward(
+    grad_TK: Tensor, logits_TE: Tensor, ids_TK: Tensor, weights_TK: Tensor, sigmoid: bool, renormalize: bool, scale: float
+) -> Tensor:
+    """dL/dlogits [T, E] from dL/dweights by the equations of the specification, without autograd."""
+    x_TE, ids_TK = logits_TE.float(), ids_TK.long()
+    dot_T1 = (grad_TK * weights_TK).sum(-1, keepdim=True)
+    out_TE = torch.zeros_like(x_TE)
+    if sigmoid:
+        x_TK = x_TE.gather(1, ids_TK)
+        s_TK = scores(x_TK, "sigmoid")
+        slope_TK, total_T1 = s_TK * scores(-x_TK, "sigmoid"), s_TK.sum(-1, keepdim=True)
+        at_TK = scale * grad_TK * slope_TK
+        if renormalize:
+            at_TK = torch.where(total_T1 > 0, slope_TK * (scale * grad_TK - dot_T1) / total_T1, 0 * weights_TK)
+    elif renormalize:
+        at_TK = weights_TK * (grad_TK - dot_T1 / scale)
+    else:
+        at_TK = grad_TK * weights_TK
+        out_TE = -torch.softmax(x_TE, -1) * dot_T1
+    return out_TE.scatter_add_(1, ids_TK, at_TK).to(logits_TE.dtype)
+
+
 def dispatch(
     ids_TK: Tensor, experts: int, slots_T: Tensor | None = None, adapters: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Counts [G], offsets [G + 1], order [T*K] and inverse [T*K], int32; G = experts * (adapters + 1)."""
-    slots_T = torch.full((ids_TK.shape[0],), -1) if slots_T is None else slots_T
+    slots_T = ids_TK.new_full((ids_TK.shape[0],), -1) if slots_T is None else slots_T
     group_N = (ids_TK.long() * (adapters + 1) + slots_T[:, None] + 1).flatten()
     counts_G = torch.bincount(group_N, minlength=experts * (adapters + 1))
     offsets = torch.cat([counts_G.new_zeros(1), counts_G.cumsum(0)])
     order_N = torch.argsort(group_N, stable=True)
     inverse_N = torch.empty_like(order_N)
-    inverse_N[order_N] = torch.arange(order_N.numel())
+    inverse_N[order_N] = torch.arange(order_N.numel(), device=order_N.device)
     return counts_G.int(), offsets.int(), order_N.int(), inverse_N.int()

@@ -160,6 +160,9 @@ static inline void weigh(const RouteArgs& g, int64_t t, int64_t n, Lanes& l) {
   for (int64_t k = 0; k < g.K; k++) store(l.weight + k * VL, load(l.weight + k * VL) * factor);
 }
 
+// The group of work that a route belongs to: by expert, then by adapter slot.
+static FT_INLINE int64_t group_of(const RouteArgs& g, int64_t id, int64_t token) { return id * (g.S + 1) + (g.slots ? g.slots[token] + 1 : 0); }
+
 // K vectors with a lane a token -> VL rows of K, for a K that is a power of two: log2(K) perfect shuffles.
 template <int K, class V>
 static FT_INLINE void to_rows(V* v) {
@@ -192,7 +195,7 @@ static FT_INLINE void write_rows(const float* lanes, float* out, int64_t n) {
 // Tokens t .. t + n from lanes to rows, counted. `inverse` becomes each route's rank within its thread and group for now.
 template <int KNOWN>
 static inline void write(const RouteArgs& g, int64_t t, int64_t n, const Lanes& l, int32_t* histogram) {
-  const int64_t K = KNOWN ? KNOWN : g.K, width = g.S + 1;
+  const int64_t K = KNOWN ? KNOWN : g.K;
   int32_t* ids = g.ids + t * K;
   float* weights = g.weights + t * K;
   if constexpr (KNOWN > 0) {
@@ -204,11 +207,13 @@ static inline void write(const RouteArgs& g, int64_t t, int64_t n, const Lanes& 
   }
   if (!histogram) return;
   int32_t* rank = g.inverse + t * K;
-  for (int64_t i = 0; i < n; i++, rank += K) {
-    int32_t* count = histogram + (g.slots ? g.slots[t + i] + 1 : 0);
+  auto count = [&](auto group) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < n; i++, rank += K)
 #pragma GCC unroll 8
-    for (int64_t k = 0; k < K; k++) rank[k] = count[l.ids[k * VL + i] * width]++;
-  }
+      for (int64_t k = 0; k < K; k++) rank[k] = histogram[group(l.ids[k * VL + i], t + i)]++;
+  };
+  if (g.S == 0) count([](int64_t id, int64_t) { return id; });
+  else count([&](int64_t id, int64_t token) { return group_of(g, id, token); });
 }
 
 // Tokens t .. t + n from start to end. Returns the first that has no answer, or -1.
@@ -284,15 +289,19 @@ static inline void scan(const RouteArgs& g) {
 static inline void scatter(const RouteArgs& g, int64_t thread) {
   const int32_t* base = g.histograms + thread * g.E * (g.S + 1);
   const auto [begin, end] = part(g, thread);
-  const int64_t K = g.K, width = g.S + 1;
+  const int64_t K = g.K;
+  const int32_t* ids = g.ids;
   int32_t *order = g.order, *inverse = g.inverse;
-  for (int64_t t = begin; t < end; t++) {
-    const int32_t* first = base + (g.slots ? g.slots[t] + 1 : 0);
-    for (int64_t i = t * K; i < (t + 1) * K; i++) {
-      const int32_t to = first[g.ids[i] * width] + inverse[i];
-      order[to] = static_cast<int32_t>(i);
-      inverse[i] = to;
-    }
+  auto place = [=](int64_t i, int64_t group) __attribute__((always_inline)) {
+    const int32_t to = base[group] + inverse[i];
+    order[to] = static_cast<int32_t>(i);
+    inverse[i] = to;
+  };
+  if (g.S == 0) {
+    for (int64_t i = begin * K; i < end * K; i++) place(i, ids[i]);
+  } else {
+    for (int64_t t = begin; t < end; t++)
+      for (int64_t i = t * K; i < (t + 1) * K; i++) place(i, group_of(g, ids[i], t));
   }
 }
 

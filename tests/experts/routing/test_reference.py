@@ -64,6 +64,17 @@ def test_gradients(scoring: reference.Scoring, renormalize: bool, forced: bool) 
     )
 
 
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("renormalize", [True, False])
+def test_written_gradients_are_those_of_autograd(scoring: reference.Scoring, renormalize: bool) -> None:
+    logits, grad = torch.randn(6, 9).requires_grad_(), torch.randn(6, 4)
+    forced = torch.randint(0, 9, (6, 4))
+    weights, ids = reference.route(logits, 4, scoring=scoring, renormalize=renormalize, scale=1.7, forced=forced)
+    weights.backward(grad)
+    written = reference.backward(grad, logits.detach(), ids, weights.detach(), scoring == "sigmoid", renormalize, 1.7)
+    torch.testing.assert_close(written, logits.grad)
+
+
 def test_dispatch_sorts_by_expert_then_slot() -> None:
     ids, slots = torch.tensor([[2, 0], [0, 1], [2, 1]]), torch.tensor([-1, 1, 0])
     counts, offsets, order, inverse = reference.dispatch(ids, 3, slots, adapters=2)
