@@ -97,7 +97,8 @@ def _choose_kernel(  # type: ignore[no-untyped-def]
 def _decode_kernel(  # type: ignore[no-untyped-def]
     logits, bias, forced, weights, ids, slots, counts, offsets, order, inverse, T, E: tl.constexpr, K: tl.constexpr,
     GROUPS, WIDTH, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_G: tl.constexpr, scale, SIGMOID: tl.constexpr, RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, FORCED: tl.constexpr, HAS_SLOTS: tl.constexpr,
+    BLOCK_G: tl.constexpr, scale, SIGMOID: tl.constexpr, RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr,
+    FORCED: tl.constexpr, HAS_SLOTS: tl.constexpr,
 ):  # fmt: skip
     for first in range(0, T, BLOCK_T):
         _choose(
