@@ -83,10 +83,10 @@ def forward(
         slot_T: adapter slot of each token [T], int64; -1 is the base. None: all are the base's.
     """
     out = torch.empty_like(x_TH) if out is None else out
-    use = adapters is not None and slot_T is not None
+    lora: list[Tensor] = []
+    rank, slots = 0, _NO_SLOTS
+    if adapters is not None and slot_T is not None:
+        lora, rank, slots = list(adapters.tensors), adapters.rank, slot_T
     ids, weights = expert_TK.to(torch.int32).contiguous(), weight_TK.to(torch.float32).contiguous()
-    torch.ops.frontier_tune.experts(
-        out, x_TH.contiguous(), ids, weights, packed13, packed2,
-        slot_T if use else _NO_SLOTS, list(adapters.tensors) if use else [], adapters.rank if use else 0, False,
-    )  # fmt: skip
+    torch.ops.frontier_tune.experts(out, x_TH.contiguous(), ids, weights, packed13, packed2, slots, lora, rank, False)
     return out
