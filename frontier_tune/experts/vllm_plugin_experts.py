@@ -6,8 +6,8 @@ Elsewhere (bfloat16, other activations, biases) each adapter slot has its own co
 in, packed as the stock kernel wants it, and lying behind the base's in one tensor: [(1 + slots) * E, ...]. A token of slot s is
 sent to expert (1 + s) * E + e, so one call of the stock kernel serves base rows and any number of adapters, at the base's speed.
 The price is memory: one copy of the experts per slot, plus the unpacked weights to merge into. The copies are made when a slot is
-first used after a change, in float32, and rounded once. This covers every CPU kernel class that vLLM may choose (AMX for bfloat16,
-NEON, VSX, and the portable vector one).
+first used after a change, in float32, and rounded once. This covers every CPU kernel class that vLLM may choose (AMX for
+bfloat16, NEON, VSX, and the portable vector one).
 """
 
 from __future__ import annotations
