@@ -54,6 +54,7 @@ class _CPULoRAExperts(LoRAExpertsMixin):
             and layer.w13_weight.dtype == w2.dtype
             and layer.w13_weight.shape[1] == 2 * w2.shape[2]
             and config.activation == MoEActivation.SILU
+            and config.is_act_and_mul
             and self.w1_bias is None
             and self.w2_bias is None
         )
@@ -130,9 +131,11 @@ class _CPULoRAExperts(LoRAExpertsMixin):
                 self._adapters = native_experts.Adapters.empty(ctx.max_loras, w2.shape[0], w2.shape[1], w2.shape[2], rank)
             for slot, _ in groups:
                 if slot >= 0 and self._merged.get(slot) != version:
-                    (a_gate, a_up), (b_gate, b_up) = ctx.w13_lora_a_stacked, ctx.w13_lora_b_stacked
-                    pairs = ((a_gate, b_gate), (a_up, b_up), (ctx.w2_lora_a_stacked[0], ctx.w2_lora_b_stacked[0]))
-                    self._adapters.set(slot, *((a[slot], b[slot]) for a, b in pairs))
+                    a13, b13 = ([t[slot] for t in stack] for stack in (ctx.w13_lora_a_stacked, ctx.w13_lora_b_stacked))
+                    if len(a13) == 1:  # gate and up share an A
+                        a13, b13 = a13 * 2, list(b13[0].chunk(2, dim=1))
+                    down = (ctx.w2_lora_a_stacked[0][slot], ctx.w2_lora_b_stacked[0][slot])
+                    self._adapters.set(slot, (a13[0], b13[0]), (a13[1], b13[1]), down)
                     self._merged[slot] = version
             slots = ctx.punica_wrapper.frontier_slots(x.shape[0])
         native_experts.forward(x, ids, weights, w1, w2, slots, self._adapters, out=output)
@@ -153,6 +156,8 @@ class _CPULoRAExperts(LoRAExpertsMixin):
         ctx = self._lora_context
         groups = [] if ctx is None else ctx.punica_wrapper.frontier_groups(hidden_states.shape[0])
         if self.native:
+            if args[-1] if args else kwargs["apply_router_weight_on_input"]:
+                raise NotImplementedError("routing weights on the input: no family that is served here has them")
             self._apply_native(output, hidden_states, w1, w2, topk_weights, topk_ids, groups)
             return
         if all(slot < 0 for slot, _ in groups):

@@ -65,7 +65,7 @@ def _add_lora_linear(
     if out.dtype == rows.dtype == lora_a_stacked[0].dtype == torch.float32:
         if any(slot >= 0 for slot, _ in _groups(self, rows.shape[0])):
             slots = _slots(self, rows.shape[0])
-            torch.ops.frontier_tune.lora_linear(out, rows, slots, list(lora_a_stacked), list(lora_b_stacked), scale)
+            torch.ops.frontier_tune.lora_linear(out, rows.contiguous(), slots, list(lora_a_stacked), list(lora_b_stacked), scale)
         return
     for slot, members in _groups(self, rows.shape[0]):
         if slot < 0:

@@ -76,11 +76,11 @@ class _Rotary(torch.autograd.Function):
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, transposed: bool) -> Tensor | None:
     """The rotation (or its transpose) by the native kernel, where x is [1, heads, T, D] with the rows of a token together."""
-    if not build.usable(x) or x.shape[0] != 1 or cos.shape != (1, 1, x.shape[2], x.shape[3]):
+    if not build.usable(x) or x.shape[0] != 1 or cos.shape != (1, 1, x.shape[2], x.shape[3]) or cos.dtype != x.dtype:
         return None
     rows = x[0].transpose(0, 1).contiguous()
     y = torch.empty_like(rows)
-    torch.ops.frontier_tune.rotary(rows, cos.reshape(cos.shape[2:]), sin.reshape(sin.shape[2:]), transposed, y)
+    torch.ops.frontier_tune.rotary(rows, *(t.reshape(t.shape[2:]).contiguous() for t in (cos, sin)), transposed, y)
     return y.transpose(0, 1)[None]
 
 

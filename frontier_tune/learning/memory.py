@@ -19,4 +19,7 @@ def keep_freed() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(_M_TRIM_THRESHOLD, _LIMIT)) and bool(libc.mallopt(_M_MMAP_THRESHOLD, _LIMIT))
+    # The order matters: setting either switches glibc's own adaptation off, and older ones refuse more than 32 MiB here.
+    if not any(libc.mallopt(_M_MMAP_THRESHOLD, limit) for limit in (_LIMIT, 32 * 2**20)):
+        return False
+    return bool(libc.mallopt(_M_TRIM_THRESHOLD, _LIMIT))

@@ -100,7 +100,13 @@ def build(directory: Path | None = None, extra: Sequence[str] = ()) -> Path:
     target = directory / f"frontier_tune_native-{_key(cxx, extra)}.so"
     if target.is_file():
         return target
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / ".build.lock").touch()
+    except OSError as e:
+        raise BadInput(
+            f"the CPU kernels can't be kept in {directory}: {e.strerror}; name a directory in FRONTIER_TUNE_CACHE"
+        ) from None
     root = Path(torch.__file__).parent
     include = [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}", f"-I{CSRC}"]
     with (directory / ".build.lock").open("w") as lock:

@@ -24,12 +24,14 @@ def evaluate(
 
     ``target``: a run, or an adapter directory with ``recipe_file``. A finished run keeps the evaluation that its record covers:
     a new one, by whatever settings, goes beside it under ``evaluations/``, or where ``out`` says.
-    Raises BadInput where there is no adapter, or it belongs to another base.
+    Raises BadInput where there is no adapter, it belongs to another base, or ``out`` holds an evaluation already.
     """
     source, adapter, file = _locate(target, recipe_file)
     ready = preflight.check(recipes.load(file, overrides), file)
     check_adapter(adapter, ready)
     run = RunDir(Path(out)) if out else _beside(source, adapter)
+    if run.evaluation.exists() or run.record.exists():
+        raise BadInput(f"--out {run.root}: holds a run or an evaluation already; name another directory")
     with run.lock(), StopRequest() as stop, runs.crew_of(ready, run, note, learn=False) as crew:
         stop.install()
         scores = Measure(ready, run, crew, stop.check, note)

@@ -100,8 +100,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     families.peft_config(recipe.adapter, config)  # a dense base, or targets that match nothing
     _check_lengths(recipe, config)
-    if recipe.learner.device != "cuda":
-        build.build()  # here, once, where a missing compiler is told clearly: actors load what lies there then
+    build.build()  # here, once, where a missing compiler is told clearly: actors load what lies there then
     env = recipe.environment
     options = environment_options(recipe, root)
     with environment(env.path, root, options) as pool:

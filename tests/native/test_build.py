@@ -58,3 +58,9 @@ def test_an_unknown_instruction_set_is_refused():
         [sys.executable, "-c", code], env=os.environ | {"FRONTIER_TUNE_ISA": "sse9"}, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0 and "known are avx512, avx2 and portable" in done.stderr
+
+
+def test_an_unwritable_cache_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(BadInput, match="FRONTIER_TUNE_CACHE"):
+        build.build(tmp_path / "file" / "cache")

@@ -221,6 +221,23 @@ def test_wrong_input_is_refused_not_read():
             wrong()
 
 
+def test_sizes_of_nothing_are_refused_not_divided_by():
+    """A division by zero in native code ends the process."""
+    none, two = torch.empty(2, 0), torch.empty(2)
+    long = torch.zeros(2, dtype=torch.long)
+    for wrong in (
+        lambda: ops.softmax_rows(none, long, two, two, two),
+        lambda: ops.swiglu(none, none),
+        lambda: ops.swiglu_backward(none, none, two, none, none, two),
+        lambda: ops.rotary(torch.empty(2, 0, 4), torch.empty(2, 4), torch.empty(2, 4), False, torch.empty(2, 0, 4)),
+        lambda: native_experts.forward(
+            torch.randn(3, H), torch.empty(3, 0), torch.empty(3, 0), *(torch.empty(s) for s in ((E, 2 * WIDTH, H), (E, H, WIDTH)))
+        ),
+    ):
+        with pytest.raises(RuntimeError, match="frontier_tune::"):
+            wrong()
+
+
 @pytest.mark.slow
 def test_every_instruction_set_passes_the_same_tests():
     """In a process each: the choice is made once. Those that this processor lacks fall back, and are skipped."""

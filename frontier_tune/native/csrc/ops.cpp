@@ -131,7 +131,8 @@ void experts(Tensor out, const Tensor& x, const Tensor& ids, const Tensor& weigh
   check(x.dim() == 2 && ids.dim() == 2 && w2.dim() == 3 && w13.dim() == 3 && ids.size(0) == x.size(0), op, "x [T, H], ids [T, K], w13 [E, 2I, H], w2 [E, H, I]");
   g.T = x.size(0), g.H = x.size(1), g.K = ids.size(1), g.E = w2.size(0), g.I = w2.size(2);
   check(w2.size(1) == g.H && w13.size(0) == g.E && w13.size(1) == 2 * g.I && w13.size(2) == g.H, op, "w13 [E, 2I, H], w2 [E, H, I]");
-  check(g.H % ft::PANEL == 0 && g.I % ft::PANEL == 0, op, "H and I are multiples of 32");
+  check(g.H > 0 && g.I > 0 && g.H % ft::PANEL == 0 && g.I % ft::PANEL == 0, op, "H and I are multiples of 32");
+  check(g.K > 0 && g.T <= INT32_MAX / g.K, op, "K is positive and T * K fits 31 bits");
   check(weights.numel() == g.T * g.K && out.numel() == g.T * g.H, op, "weights [T, K], out [T, H]");
   check(ids.scalar_type() == ScalarType::Int && ids.is_contiguous(), op, "ids are contiguous int32");
   g.x = floats(x, op), g.weights = floats(weights, op), g.w13 = floats(w13, op), g.w2 = floats(w2, op), g.out = mutable_floats(out, op);
@@ -164,14 +165,14 @@ void rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& w, doubl
 
 void swiglu(const Tensor& z, Tensor h) {
   const char* op = "swiglu";
-  check(z.dim() == 2 && h.dim() == 2 && z.size(0) == h.size(0) && z.size(1) == 2 * h.size(1), op, "z [N, 2I], h [N, I]");
+  check(z.dim() == 2 && h.dim() == 2 && h.size(1) > 0 && z.size(0) == h.size(0) && z.size(1) == 2 * h.size(1), op, "z [N, 2I], h [N, I]");
   kernels().swiglu(floats(z, op), mutable_floats(h, op), h.size(0), h.size(1), run);
 }
 
 void swiglu_backward(const Tensor& z, const Tensor& dh, const Tensor& weight, Tensor h, Tensor dz, Tensor dweight) {
   const char* op = "swiglu_backward";
   const int64_t n = z.size(0);
-  check(z.dim() == 2 && dh.dim() == 2 && h.dim() == 2 && z.size(1) == 2 * h.size(1) && dh.numel() == h.numel() && h.size(0) == n &&
+  check(z.dim() == 2 && dh.dim() == 2 && h.dim() == 2 && h.size(1) > 0 && z.size(1) == 2 * h.size(1) && dh.numel() == h.numel() && h.size(0) == n &&
             dz.numel() == z.numel() && weight.numel() == n && dweight.numel() == n,
         op, "z, dz [N, 2I], dh, h [N, I], weight, dweight [N]");
   kernels().swiglu_backward(floats(z, op), floats(dh, op), floats(weight, op), mutable_floats(h, op), mutable_floats(dz, op),
@@ -180,7 +181,7 @@ void swiglu_backward(const Tensor& z, const Tensor& dh, const Tensor& weight, Te
 
 void softmax_rows(Tensor z, const Tensor& target, Tensor lse, Tensor logprob, Tensor entropy) {
   const char* op = "softmax_rows";
-  check(z.dim() == 2 && target.numel() == z.size(0) && lse.numel() == z.size(0) && logprob.numel() == z.size(0) && entropy.numel() == z.size(0),
+  check(z.dim() == 2 && z.size(1) > 0 && target.numel() == z.size(0) && lse.numel() == z.size(0) && logprob.numel() == z.size(0) && entropy.numel() == z.size(0),
         op, "z [N, V], target, lse, logprob, entropy [N]");
   check(target.scalar_type() == ScalarType::Long && target.is_contiguous(), op, "targets are contiguous int64");
   const auto* at = static_cast<const int64_t*>(target.data_ptr());
@@ -191,7 +192,7 @@ void softmax_rows(Tensor z, const Tensor& target, Tensor lse, Tensor logprob, Te
 
 void rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, bool transposed, Tensor y) {
   const char* op = "rotary";
-  check(x.dim() == 3 && y.numel() == x.numel() && x.size(2) % 2 == 0 && cos.numel() == x.size(0) * x.size(2) && sin.numel() == cos.numel(), op,
+  check(x.dim() == 3 && x.size(1) > 0 && x.size(2) > 0 && y.numel() == x.numel() && x.size(2) % 2 == 0 && cos.numel() == x.size(0) * x.size(2) && sin.numel() == cos.numel(), op,
         "x and y [T, heads, D], cos and sin [T, D]");
   kernels().rotary(floats(x, op), floats(cos, op), floats(sin, op), mutable_floats(y, op), x.size(0), x.size(1), x.size(2),
                    transposed ? -1.0f : 1.0f, run);
