@@ -170,8 +170,10 @@ def main() -> None:
     args = options.parse_args()
     import torch
 
+    from frontier_tune.learning import memory
     from frontier_tune.native import build
 
+    memory.keep_freed()  # as in the learner: without it, every side's large results are given back and faulted in again
     torch.set_num_threads(1)
     torch.manual_seed(0)
     lanes = LANES[build.load()]
@@ -182,6 +184,7 @@ def main() -> None:
     machine = harness.machine()
     settings = {
         "threads": 1,
+        "memory": "freed memory stays with the process, as in the learner",
         "instruction_set": build.load(),
         "vector_instructions_per_second": round(rate),
         "vllm": "its CPU router for softmax: topk and softmax over the chosen, without sorting",
