@@ -107,6 +107,8 @@ class Learner:
         if penalties:
             metrics["kl_reward"] = sum(k * n for k, n in penalties) / sum(n for _, n in penalties)
             self.coefficients = self.algorithm.adapt(self.coefficients, metrics["kl_reward"], None)
+            if self.algorithm.kl_target is not None:
+                metrics["kl_coefficient"] = self.coefficients.kl  # as it stands after the step, like that of a KL in the loss
         return metrics
 
     def update(self, trajectories: Sequence[Trajectory], advantages: Sequence[float | Sequence[float]]) -> dict[str, float]:

@@ -131,6 +131,12 @@ def test_controllers_move_and_survive_a_resumption(bases, recipe, episodes, tmp_
     assert other.coefficients == learner.coefficients
 
 
+def test_a_kl_in_the_reward_logs_the_coefficient_that_the_next_step_uses(bases, recipe, episodes) -> None:
+    learner = Learner(bases(), recipe("algorithm.name=rloo", "algorithm.kl_coefficient=0.1", "algorithm.kl_target=10"))
+    metrics = learner.learn([as_sampled(learner, episodes()[0])])
+    assert metrics["kl_coefficient"] == learner.coefficients.kl == pytest.approx(0.098)  # far below the target: 2 % down
+
+
 def test_a_resumed_critic_equals_an_uninterrupted_one_bitwise(bases, recipe, episodes, tmp_path) -> None:
     r = recipe("algorithm.name=ppo", "algorithm.epochs=2", "algorithm.kl_coefficient=0.01")
     straight = Learner(bases(), r)
