@@ -11,17 +11,23 @@ from frontier_tune.orchestration.groups import GroupPlan, derive_seed
 
 
 def top_up(
-    first: Batch, plan: GroupPlan, step: int, rounds: int, first_group: int, play: Callable[[Sequence[EpisodeSpec]], Batch]
+    first: Batch,
+    plan: GroupPlan,
+    step: int,
+    rounds: int,
+    first_group: int,
+    play: Callable[[Sequence[EpisodeSpec]], Batch],
+    go_on: Callable[[], bool] = lambda: True,
 ) -> list[Batch]:
     """Up to ``rounds`` batches more, each of as many groups as are still missing; none where every group's rewards differ.
 
     Their tasks and seeds follow from the plan's seed, the step and how many were missing, so a resumed run plays the same. Their
-    groups are numbered from ``first_group``.
+    groups are numbered from ``first_group``. ``go_on`` is asked before each round that has groups to replace: False ends the rounds.
     """
     more: list[Batch] = []
     for number in range(rounds):
         missing = plan.groups_per_step - sum(b.informative for b in [first, *more])
-        if missing <= 0:
+        if missing <= 0 or not go_on():
             break
         seed = derive_seed("dynamic", plan.seed, number)
         extra = replace(plan, seed=seed, groups_per_step=missing, first_group=first_group + number * plan.groups_per_step)

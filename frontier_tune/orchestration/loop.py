@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +11,7 @@ from typing import Any
 
 from frontier_tune.algorithms import registry
 from frontier_tune.algorithms.base import Algorithm
-from frontier_tune.contracts import GateFailed, LimitReached
+from frontier_tune.contracts import EpisodeSpec, GateFailed, LimitReached
 from frontier_tune.orchestration import checkpoint
 from frontier_tune.orchestration.actors import Crew
 from frontier_tune.orchestration.batch import Batch, collect
@@ -64,11 +64,10 @@ class Loop:
 
         with self._phase("sampling"):
             batch = collect(self.crew.episodes, self.plan.step(self.state.step), every=self.stop.check)
-            more, rehearsed = self._top_up(batch), self._rehearse()
-        self.run.write_rollouts(f"step-{number:05d}", [t for b in (batch, *more) for t in b.trajectories])
-        for played in (batch, *rehearsed, *more):
-            self._on_policy(played)
-            self._within_failures(played)
+            more, rehearsed = self._top_up(batch, began), self._rehearse()
+        self._write([batch, *more])
+        self._accept([batch, *more])
+        self._accept(rehearsed)
 
         metrics: dict[str, Any] = {}
         chosen = informative([batch, *more], self.plan.groups_per_step) if more else batch
@@ -102,13 +101,32 @@ class Loop:
     def algorithm(self) -> Algorithm:
         return registry.build(self.recipe)
 
-    def _top_up(self, batch: Batch) -> list[Batch]:
-        """What was played in place of groups whose rewards are all equal, if the algorithm asks for it."""
+    def _top_up(self, batch: Batch, began: float) -> list[Batch]:
+        """What was played in place of groups whose rewards are all equal, if the algorithm asks for it.
+
+        A round is played only where what the step has so far is fit to learn from, else LimitReached or GateFailed is raised as
+        for any step. A used-up budget ends the rounds: the step learns from what it has, and the run stops before the next one.
+        """
         rounds = getattr(self.algorithm, "dynamic_sampling", 0)
         taken = self.plan.groups_per_step + (self.rehearsal.groups_per_step if self.rehearsal else 0)
-        return top_up(
-            batch, self.plan, self.state.step, rounds, taken, lambda specs: collect(self.crew.episodes, specs, self.stop.check)
-        )
+        played = [batch]
+
+        def play(specs: Sequence[EpisodeSpec]) -> Batch:
+            played.append(collect(self.crew.episodes, specs, self.stop.check))
+            return played[-1]
+
+        def go_on() -> bool:
+            self._accept(played)
+            return self._used_up(sum(b.tokens_sampled for b in played), time.monotonic() - began) is None
+
+        try:
+            more = top_up(batch, self.plan, self.state.step, rounds, taken, play, go_on)
+            if more:
+                self._accept(played)
+        except (GateFailed, LimitReached):
+            self._write(played)  # whoever looks for the cause finds the episodes
+            raise
+        return more
 
     def _rehearse(self) -> list[Batch]:
         """General tasks besides, if the recipe asks for them: groups that all succeed teach nothing, lost skills come back."""
@@ -141,6 +159,16 @@ class Loop:
         goal, recent = self.recipe.run.stop_at_success, self.state.recent_success
         return goal is not None and len(recent) == RUNNING and sum(recent) / RUNNING >= goal
 
+    def _write(self, played: Sequence[Batch]) -> None:
+        self.run.write_rollouts(f"step-{self.state.step + 1:05d}", [t for b in played for t in b.trajectories])
+
+    def _accept(self, played: Sequence[Batch]) -> None:
+        """Raises GateFailed or LimitReached where a step must not learn from what it has played of one kind of tasks."""
+        for batch in played:
+            self._on_policy(batch)
+        if played:
+            self._within_failures(played)
+
     def _on_policy(self, batch: Batch) -> None:
         """Every token is of the policy that was synced last: the ratio of the loss is taken against that one."""
         others = sorted({v for t in batch.trainable for v, m in zip(t.versions, t.mask, strict=True) if m} - {self.state.version})
@@ -150,13 +178,22 @@ class Loop:
             )
 
     def _within_limits(self) -> None:
-        run, state = self.recipe.run, self.state
-        if run.max_tokens is not None and state.tokens_sampled >= run.max_tokens:
-            raise LimitReached(f"budget used up: {state.tokens_sampled:,} tokens sampled, run.max_tokens is {run.max_tokens:,}")
-        if run.max_hours is not None and state.seconds >= run.max_hours * 3600:
-            raise LimitReached(f"budget used up: {state.seconds / 3600:.2f} h of training, run.max_hours is {run.max_hours:g}")
+        used_up = self._used_up()
+        if used_up:
+            raise LimitReached(f"budget used up: {used_up}")
 
-    def _within_failures(self, batch: Batch) -> None:
+    def _used_up(self, tokens: int = 0, seconds: float = 0.0) -> str | None:
+        """Which budget is used up, if one is, after so many tokens and seconds of a step that isn't counted yet."""
+        run, tokens, seconds = self.recipe.run, self.state.tokens_sampled + tokens, self.state.seconds + seconds
+        if run.max_tokens is not None and tokens >= run.max_tokens:
+            return f"{tokens:,} tokens sampled, run.max_tokens is {run.max_tokens:,}"
+        if run.max_hours is not None and seconds >= run.max_hours * 3600:
+            return f"{seconds / 3600:.2f} h of training, run.max_hours is {run.max_hours:g}"
+        return None
+
+    def _within_failures(self, played: Sequence[Batch]) -> None:
+        """All batches as one: a round of one group says little about the infrastructure."""
+        batch = Batch([t for b in played for t in b.trajectories], played[0].group_size)
         share, most = batch.failure_share, self.recipe.run.max_failure_share
         if share > most:
             raise LimitReached(

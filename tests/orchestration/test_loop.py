@@ -126,3 +126,50 @@ def test_dynamic_sampling_learns_from_groups_that_differ_and_counts_all(tmp_path
     assert rows[0]["success"] == pytest.approx(1 / 6)  # of what was planned, not of what was chosen
     assert rows[0]["dynamic_rounds"] == 1 and rows[0]["dynamic_tokens"] == 6
     assert running.state.tokens_sampled == 12 + 6
+
+
+def dapo(tmp_path: Path, play: Callable[[EpisodeSpec, int], Trajectory], rows: list[dict[str, Any]], **run: Any) -> Loop:
+    """Two groups of three a step, up to three rounds more; the learner learns nothing."""
+    running = loop(tmp_path, play, rows)
+    algorithm = {"name": "dapo", "groups_per_step": 2, "group_size": 3}
+    running.recipe = recipes.parse({"run": {"steps": 2, **run}, "algorithm": algorithm})
+    running.crew.learner.learn = lambda batches: {}  # type: ignore[attr-defined]
+    running._hand_over = dict  # type: ignore[method-assign]
+    return running
+
+
+def test_failures_of_a_step_and_its_top_ups_are_judged_as_one(tmp_path: Path) -> None:
+    """One failed episode of the three in a round is one of nine, not one third."""
+
+    def fails_once(spec: EpisodeSpec, attempt: int) -> Trajectory:
+        broken = Failure("step-timeout", Blame.ENVIRONMENT) if (spec.group, spec.member) == (2, 2) else None
+        return played(spec, float(spec.member == 0 and spec.group != 0), failure=broken)
+
+    rows: list[dict[str, Any]] = []
+    dapo(tmp_path, fails_once, rows, steps=1).train()
+    assert rows[0]["dynamic_rounds"] == 1
+
+
+@pytest.mark.parametrize(("fails_from", "episodes"), [(0, 6), (2, 12)])
+def test_where_episodes_fail_no_more_rounds_are_played(tmp_path: Path, fails_from: int, episodes: int) -> None:
+    """Also where the first groups were fine, and it is the top-up that failed. What was played is there to be read."""
+    seen: list[EpisodeSpec] = []
+
+    def failing(spec: EpisodeSpec, attempt: int) -> Trajectory:
+        seen.append(spec)
+        return played(spec, failure=Failure("step-timeout", Blame.ENVIRONMENT) if spec.group >= fails_from else None)
+
+    rows: list[dict[str, Any]] = []
+    with pytest.raises(LimitReached, match="failed through no fault of the agent"):
+        dapo(tmp_path, failing, rows).train()
+    assert len(seen) == episodes and not rows
+    assert len(list((tmp_path / "rollouts").iterdir())) == 1
+
+
+def test_a_used_up_budget_ends_the_rounds_and_the_step_counts(tmp_path: Path) -> None:
+    """Two tokens an episode: six for each group of three, twelve a batch; nothing ever differs."""
+    rows: list[dict[str, Any]] = []
+    running = dapo(tmp_path, lambda spec, attempt: played(spec), rows, max_tokens=24)
+    with pytest.raises(LimitReached, match="24 tokens sampled, run.max_tokens is 24"):
+        running.train()
+    assert [r["dynamic_rounds"] for r in rows] == [1] and running.state.step == 1
