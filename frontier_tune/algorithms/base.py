@@ -22,6 +22,7 @@ from torch import Tensor
 from frontier_tune.algorithms import controllers, kl
 from frontier_tune.algorithms.batch import Coefficients, Rollout, Tokens, Totals
 from frontier_tune.algorithms.correction import Level, Method, importance_weights
+from frontier_tune.algorithms.settings import check_literals
 
 Sums = dict[str, Tensor]
 
@@ -61,6 +62,7 @@ class Algorithm(ABC):
     zero_is_silent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_literals(self)
         if self.normalization == "constant" and self.loss_constant is None:
             raise ValueError("normalization 'constant' needs loss_constant, a number of tokens")
         if self.correction != "none" and self.proximal != "learner":
@@ -69,6 +71,19 @@ class Algorithm(ABC):
             raise ValueError(f"correction_low {self.correction_low} must be below correction_high {self.correction_high}")
         if self.kl_target is not None and not self.kl_coefficient:
             raise ValueError("kl_target adapts kl_coefficient by factors: give that a start above 0")
+
+    def idle(self) -> dict[str, str]:
+        """Settings without effect as the others stand, each with what would give it one: a recipe that sets them is refused."""
+        idle = {}
+        if self.normalization != "constant":
+            idle["loss_constant"] = "normalization: constant"
+        if self.entropy_target is None:
+            idle |= dict.fromkeys(("entropy_step", "entropy_limit"), "an entropy_target")
+        if self.correction in ("none", "full"):
+            idle |= dict.fromkeys(("correction_low", "correction_high"), "correction: truncate or mask")
+        if self.correction == "none":
+            idle["correction_level"] = "a correction"
+        return idle
 
     @abstractmethod
     def advantages(self, rollout: Rollout) -> Tensor:

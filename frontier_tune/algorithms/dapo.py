@@ -34,6 +34,9 @@ class DAPO(GRPO):
                 raise ValueError("overlong_buffer needs overlong_limit, the tokens that an episode may sample")
             overlong_penalty(torch.zeros(1), self.overlong_limit, self.overlong_buffer)  # refuses a buffer that doesn't fit
 
+    def idle(self) -> dict[str, str]:
+        return super().idle() | ({"overlong_limit": "an overlong_buffer"} if self.overlong_buffer is None else {})
+
     def rewards(self, rollout: Rollout) -> Tensor:
         reward_N = super().rewards(rollout)
         if self.overlong_buffer is None or self.overlong_limit is None:

@@ -34,6 +34,9 @@ class GRPO(Algorithm):
 
     zero_is_silent: ClassVar[bool] = True
 
+    def idle(self) -> dict[str, str]:
+        return super().idle() | ({} if self.advantage == "turn" else {"turn_discount": "advantage: turn"})
+
     def rewards(self, rollout: Rollout) -> Tensor:
         """What is compared, [N]."""
         return rollout.penalised_reward_N
@@ -64,4 +67,5 @@ class GRPO(Algorithm):
     def learns_from(self, reward_PG: Tensor, valid_PG: Tensor) -> bool:
         relative = batch_relative if self.advantage == "batch" else group_relative
         # A KL in the reward, or turns that discount, tell episodes of equal outcome apart.
-        return self.penalises or self.turn_discount < 1 or bool((relative(reward_PG, valid_PG, False) != 0).any())
+        discounts = self.advantage == "turn" and self.turn_discount < 1
+        return self.penalises or discounts or bool((relative(reward_PG, valid_PG, False) != 0).any())

@@ -19,6 +19,7 @@ from frontier_tune.algorithms.gspo import GSPO
 from frontier_tune.algorithms.ppo import PPO
 from frontier_tune.algorithms.reinforce_pp import ReinforcePP
 from frontier_tune.algorithms.rloo import RLOO
+from frontier_tune.algorithms.settings import checked_options, default_of
 from frontier_tune.contracts import BadInput
 from frontier_tune.recipe import LOOP_SETTINGS, Recipe
 
@@ -67,23 +68,22 @@ def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:
     }
     for key in settings.keys() & section.options.keys():
         raise BadInput(f"algorithm.options.{key}: this has a place of its own, algorithm.{key}")
-    settings |= section.options
-    for key in settings:
+    for key in (*settings, *section.options):
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(sorted(known))}"
             raise BadInput(f"algorithm.{key}: {section.name} does not use it; {hint}")
+    settings |= checked_options(section.name, section.options, cls)
     tokens = min(recipe.environment.max_turns * recipe.environment.max_tokens_per_turn, recipe.sampler.max_model_len)
     if settings.get("normalization", default_of(cls, "normalization")) == "constant":
         settings.setdefault("loss_constant", tokens)
     if settings.get("overlong_buffer") is not None:
         settings.setdefault("overlong_limit", tokens)
     try:
-        return cls(**settings)
+        algorithm = cls(**settings)
     except (TypeError, ValueError) as e:
         raise BadInput(f"algorithm: {section.name}: {e}") from None
-
-
-def default_of(cls: type[Algorithm], name: str) -> Any:
-    """The default of one of an algorithm's settings."""
-    return next(f.default for f in fields(cls) if f.name == name)
+    for key, needed in algorithm.idle().items():
+        if key in settings and settings[key] != default_of(cls, key):
+            raise BadInput(f"algorithm.{key}: it has no effect without {needed}; set that, or take '{key}' out")
+    return algorithm

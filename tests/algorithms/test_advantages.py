@@ -179,6 +179,8 @@ def test_learning_from_rewards_that_are_equal_within_groups() -> None:
     """A group baseline has nothing to say where the batch's still has."""
     reward, valid = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.ones(2, 2, dtype=torch.bool)
     assert not GRPO().learns_from(reward, valid) and not RLOO().learns_from(reward, valid)
+    assert not GRPO(turn_discount=0.5).learns_from(reward, valid)  # idle: the discount is of turns
+    assert GRPO(advantage="turn", turn_discount=0.5).learns_from(reward, valid)
     assert not ReinforcePP(baseline="group").learns_from(reward, valid)
     assert GRPO(advantage="batch").learns_from(reward, valid) and ReinforcePP().learns_from(reward, valid)
     assert PPO().learns_from(reward, valid) and RLOO(kl_coefficient=0.1).learns_from(reward, valid)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from frontier_tune import recipe as recipes
 from frontier_tune.algorithms.base import Algorithm
+from frontier_tune.algorithms.dapo import DAPO
 from frontier_tune.algorithms.grpo import GRPO
 from frontier_tune.algorithms.registry import ALGORITHMS, build, find
 from frontier_tune.contracts import BadInput
@@ -36,6 +37,16 @@ class Unfinished(GRPO.__base__):
 @dataclass(frozen=True, kw_only=True)
 class Thrice(GRPO):
     times: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnDAPO(DAPO):
+    shape: Literal["round", "square"] = "round"
+
+
+IDLE = {"turn_discount", "loss_constant", "overlong_limit", "entropy_step", "entropy_limit"} | {
+    f"correction_{x}" for x in ("level", "low", "high")
+}
 
 
 def parse(**algorithm: Any) -> recipes.Recipe:
@@ -119,6 +130,75 @@ def test_an_own_algorithm_by_import_path() -> None:
     built = build(recipe)
     assert isinstance(built, Thrice) and (built.times, built.clip_high, built.clip_low) == (4, 0.5, 0.2)
     assert recipes.parse(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"advantage": "grup"}, r"algorithm.options.advantage: .*did you mean 'group'\? \(got 'grup'\)"),
+        ({"normalization": "tokens"}, "did you mean 'token'"),
+        ({"kl_in": 7}, "one of loss, reward"),
+        ({"clip_low": -3}, r"algorithm.options.clip_low: .*greater than 0 \(got -3\)"),
+        ({"dynamic_sampling": "three"}, "algorithm.options.dynamic_sampling: .*integer"),
+        ({"dynamic_sampling": None}, "leave it out for .*default, 3"),
+        ({"shape": "squared"}, "shape 'squared': did you mean 'square'"),
+        ({"overlong_limit": 9}, "overlong_limit: it has no effect without an overlong_buffer"),
+        ({"group_size": 4}, "algorithm.group_size: .*does not use it"),
+    ],
+)
+def test_options_of_an_own_algorithm_are_checked_like_the_settings_they_are_named_after(options: dict, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        build(parse(name=f"{__name__}:OwnDAPO", options=options))
+
+
+def test_options_are_read_as_the_section_reads_them() -> None:
+    options = {"dynamic_sampling": "2", "advantage": "turn", "turn_discount": 0.5, "shape": "square", "overlong_buffer": None}
+    built = build(parse(name=f"{__name__}:OwnDAPO", options=options))
+    assert built == OwnDAPO(dynamic_sampling=2, advantage="turn", turn_discount=0.5, shape="square")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "needed"),
+    [
+        ({"turn_discount": 0.9}, "advantage: turn"),
+        ({"turn_discount": 0.9, "advantage": "batch"}, "advantage: turn"),
+        ({"loss_constant": 100}, "normalization: constant"),
+        ({"name": "dr_grpo", "normalization": "token", "loss_constant": 100}, "normalization: constant"),
+        ({"name": "dapo", "overlong_limit": 100}, "an overlong_buffer"),
+        ({"correction_level": "sequence", "proximal": "learner"}, "a correction"),
+        ({"correction_high": 5}, "correction: truncate or mask"),
+        ({"correction_low": 0.5}, "correction: truncate or mask"),
+        ({"correction_high": 5, "correction": "full", "proximal": "learner"}, "correction: truncate or mask"),
+        ({"entropy_limit": 0.2}, "an entropy_target"),
+        ({"entropy_step": 0.2, "name": "ppo"}, "an entropy_target"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(algorithm: dict[str, Any], needed: str) -> None:
+    with pytest.raises(BadInput, match=rf"it has no effect without {needed}; set that, or take"):
+        build(parse(**algorithm))
+    recipe = parse(**{**algorithm, **{key: recipes.ALGORITHMS["dapo"][key] for key in IDLE & algorithm.keys()}})
+    build(recipe)  # at its default it says nothing that isn't so
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"turn_discount": 0.9, "advantage": "turn"},
+        {"loss_constant": 100, "normalization": "constant"},
+        {"name": "dr_grpo", "loss_constant": 100},
+        {"name": "dapo", "overlong_limit": 100, "overlong_buffer": 10},
+        {"correction": "mask", "correction_level": "sequence", "correction_low": 0.5, "correction_high": 5, "proximal": "learner"},
+        {"entropy_step": 0.2, "entropy_limit": 0.2, "entropy_target": 1.0},
+    ],
+)
+def test_a_setting_with_effect_is_taken(algorithm: dict[str, Any]) -> None:
+    built = vars(build(parse(**algorithm)))
+    assert all(built[key] == value for key, value in algorithm.items() if key != "name")
+
+
+def test_literals_are_checked_where_an_algorithm_is_made() -> None:
+    with pytest.raises(ValueError, match=r"advantage 'grup': did you mean 'group'\?"):
+        GRPO(advantage="grup")  # type: ignore[arg-type]
 
 
 def test_find_says_what_is_known() -> None:
