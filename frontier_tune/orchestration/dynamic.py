@@ -22,7 +22,7 @@ def top_up(
     """Up to ``rounds`` batches more, each of as many groups as are still missing; none where every group's rewards differ.
 
     Their tasks and seeds follow from the plan's seed, the step and how many were missing, so a resumed run plays the same. Their
-    groups are numbered from ``first_group``. ``go_on`` is asked before each round that has groups to replace: False ends the rounds.
+    groups are numbered from ``first_group``. ``go_on`` is asked before each round that is due; False ends the rounds.
     """
     more: list[Batch] = []
     for number in range(rounds):

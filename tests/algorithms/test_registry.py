@@ -187,7 +187,13 @@ def test_a_setting_without_effect_is_refused(algorithm: dict[str, Any], needed: 
         {"loss_constant": 100, "normalization": "constant"},
         {"name": "dr_grpo", "loss_constant": 100},
         {"name": "dapo", "overlong_limit": 100, "overlong_buffer": 10},
-        {"correction": "mask", "correction_level": "sequence", "correction_low": 0.5, "correction_high": 5, "proximal": "learner"},
+        {
+            "correction": "mask",
+            "correction_level": "sequence",
+            "correction_low": 0.5,
+            "correction_high": 5,
+            "proximal": "learner",
+        },
         {"entropy_step": 0.2, "entropy_limit": 0.2, "entropy_target": 1.0},
     ],
 )
