@@ -33,9 +33,11 @@ def read(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     evaluation = json.loads((run / "evaluation.json").read_text())
     build = json.loads((run / "record.json").read_text())["predicate"]["buildDefinition"]
     code = next((d for d in build["resolvedDependencies"] if d["name"] == "code"), {})
+    recipe = build["externalParameters"]["recipe"]
+    recipe["run"]["directory"] = None  # where it lay says nothing
     return evaluation, {
         "seeds": build["internalParameters"]["seeds"],
-        "recipe": build["externalParameters"]["recipe"],
+        "recipe": recipe,
         "commit": code.get("digest", {}).get("gitCommit", "unknown"),
     }
 
