@@ -16,6 +16,7 @@ from transformers.utils import logging as hf_logging
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.experts import canonical, families, lora_experts
+from frontier_tune.experts.routing import trainer
 from frontier_tune.learning import attention, fused, memory
 from frontier_tune.learning.logprobs import token_logprobs
 from frontier_tune.learning.packing import Packed
@@ -44,6 +45,8 @@ class Policy:
         if adapter.experts:
             lora_experts.install(self.peft)
         fused.install(self.peft)
+        if device.type == "cpu":  # the sampler's plugin routes by the same op there, and by vLLM's own elsewhere
+            trainer.install(self.peft)
         self.peft.eval().to(device)  # eval: no dropout, no router jitter; gradients flow all the same
         self.device = device
         self.rank, self.scaling = adapter.rank, adapter.alpha / adapter.rank
