@@ -195,6 +195,16 @@ class Run(Section):
     max_failure_share: float = Field(0.2, gt=0, le=1, description="Infrastructure or environment failures in one step")
     max_tokens: int | None = Field(None, ge=1, description="Stop, resumably, after sampling so many tokens")
     max_hours: float | None = Field(None, gt=0)
+    staleness: int = Field(0, ge=0, description="Updates that a token may be older than the policy that learns from it; 0: none")
+    deterministic: bool = Field(False, description="Episodes advance in lock-step: slower, and the same bytes at every try")
+
+
+class Overlap(Section):
+    """How playing and learning overlap where ``run.staleness`` is above 0: docs/overlap.md."""
+
+    overdue: Literal["wait", "drop"] = Field("wait", description="A group that becomes too old: wait for it, or play it again")
+    on_update: Literal["continue", "restart"] = Field("continue", description="Episodes under way when a new adapter comes")
+    stream: bool = Field(False, description="Play groups as a stream at staleness 0 as well")
 
 
 class Tracking(Section):
@@ -222,6 +232,7 @@ class Recipe(Section):
     sampler: Sampler = Sampler()
     parity: Parity = Parity()
     run: Run = Run()
+    overlap: Overlap = Overlap()
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The loop: plan groups, play them, learn from what scored, sync the adapter, prove the sync, write it down. Synchronous."""
+"""The loop: plan groups, play them, learn from what scored, sync the adapter, prove the sync, write it down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from frontier_tune.algorithms.base import Algorithm
 from frontier_tune.contracts import EpisodeSpec, GateFailed, LimitReached
 from frontier_tune.orchestration import checkpoint
 from frontier_tune.orchestration.actors import Crew
-from frontier_tune.orchestration.batch import Batch, collect
+from frontier_tune.orchestration.batch import Batch
+from frontier_tune.orchestration.batches import Source, Synchronous
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.dynamic import informative, top_up
 from frontier_tune.orchestration.groups import GroupPlan
@@ -41,6 +42,7 @@ class Loop:
     log: Callable[[dict[str, Any]], None]
     stop: StopRequest
     probe: Callable[[int], dict[str, Any]] | None = None
+    overlapped: Source | None = None
     _phases: dict[str, float] = field(default_factory=dict)
 
     def train(self) -> LoopState:
@@ -63,8 +65,8 @@ class Loop:
         self._phases = {}
 
         with self._phase("sampling"):
-            batch = collect(self.crew.episodes, self.plan.step(self.state.step), every=self.stop.check)
-            more, rehearsed = self._top_up(batch, began), self._rehearse()
+            batch = self.source.workflow(self.state.step)
+            more, rehearsed = self._top_up(batch, began), self.source.rehearsal(self.state.step)
         self._write([batch, *more])
         self._accept([batch, *more])
         self._accept(rehearsed)
@@ -76,6 +78,7 @@ class Loop:
             with self._phase("learning"):
                 metrics |= self.crew.learner.learn([b.trajectories for b in learned])
             metrics |= self._hand_over()
+        metrics |= self.source.learned(self.state)
         for general in rehearsed:
             metrics |= {"rehearsal_success": general.success, "rehearsal_tokens": general.tokens_sampled}
         if more:
@@ -98,6 +101,11 @@ class Loop:
             self.log(row)
 
     @cached_property
+    def source(self) -> Source:
+        """Groups played for the step that learns from them, unless they overlap with learning (``run.staleness``)."""
+        return self.overlapped or Synchronous(self.crew.episodes, self.plan, self.rehearsal, self.stop.check)
+
+    @cached_property
     def algorithm(self) -> Algorithm:
         return registry.build(self.recipe)
 
@@ -112,7 +120,7 @@ class Loop:
         played = [batch]
 
         def play(specs: Sequence[EpisodeSpec]) -> Batch:
-            played.append(collect(self.crew.episodes, specs, self.stop.check))
+            played.append(self.source.more(specs))
             return played[-1]
 
         def go_on() -> bool:
@@ -127,12 +135,6 @@ class Loop:
             self._write(played)  # whoever looks for the cause finds the episodes
             raise
         return more
-
-    def _rehearse(self) -> list[Batch]:
-        """General tasks besides, if the recipe asks for them: groups that all succeed teach nothing, lost skills come back."""
-        if self.rehearsal is None:
-            return []
-        return [collect(self.crew.episodes, self.rehearsal.step(self.state.step), self.stop.check, "general")]
 
     def _hand_over(self) -> dict[str, Any]:
         """The learner's new adapter becomes the sampler's policy, as a version of its own, and the gate proves it."""
@@ -165,16 +167,19 @@ class Loop:
     def _accept(self, played: Sequence[Batch]) -> None:
         """Raises GateFailed or LimitReached where a step must not learn from what it has played of one kind of tasks."""
         for batch in played:
-            self._on_policy(batch)
+            self._fresh(batch)
         if played:
             self._within_failures(played)
 
-    def _on_policy(self, batch: Batch) -> None:
-        """Every token is of the policy that was synced last: the ratio of the loss is taken against that one."""
-        others = sorted({v for t in batch.trainable for v, m in zip(t.versions, t.mask, strict=True) if m} - {self.state.version})
+    def _fresh(self, batch: Batch) -> None:
+        """No token is of a policy older than ``run.staleness`` updates, 0: only of the one synced last; nor of any other's."""
+        now, bound = self.state.version, self.recipe.run.staleness
+        found = {v for t in batch.trainable for v, m in zip(t.versions, t.mask, strict=True) if m}
+        others = sorted(v for v in found if not now - bound <= v <= now)
         if others:
             raise GateFailed(
-                f"sampling: the step has tokens of policy versions {others}, but {self.state.version} was synced last"
+                f"sampling: the step has tokens of policy versions {others}, but {now} was synced last"
+                + (f" and run.staleness is {bound}" if bound else "")
             )
 
     def _within_limits(self) -> None:
