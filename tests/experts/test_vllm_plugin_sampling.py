@@ -56,7 +56,7 @@ def test_it_reports_what_the_stock_sampler_reports(plugin):
 
 
 def test_what_others_ask_for_changes_no_draw(plugin):
-    """Stock paths draw otherwise than the kernel: a request must not get there because of its neighbour's top-k or log-probabilities."""
+    """Stock paths draw otherwise than the kernel: nobody gets there because of a neighbour's top-k or log-probabilities."""
     logits = torch.randn(40, VOCABULARY, generator=torch.Generator().manual_seed(1))
     alone, _ = draw(logits, metadata([1.0] * 40), list(range(40)))
     top_k = torch.full((40,), VOCABULARY)

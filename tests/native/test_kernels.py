@@ -244,7 +244,7 @@ def test_sampled_tokens_report_what_torch_says_of_them(rows, width, seed, scale)
 
 @pytest.mark.parametrize("vary", ["seeds", "counts"])
 def test_sampled_tokens_have_the_softmax_distribution(vary):
-    """Chi-squared over what differs between draws: requests, or the places of one request's tokens. 37 tokens: vectors and a rest."""
+    """Chi-squared over what differs between draws: requests, or one request's places. 37 tokens: vectors and a rest."""
     draws, width = 60_000, 37
     row = random(width, seed=3) * 2
     row[5] = -torch.inf
