@@ -175,6 +175,7 @@ class Sampler(Section):
     kv_cache_mb: int = Field(512, ge=16)
     threads: int = Field(2, ge=1)
     temperature: float = Field(1.0, gt=0)
+    prefix_caching: bool = Field(True, description="Keep what common prefixes were computed to; off with run.deterministic")
 
 
 class Parity(Section):
@@ -183,6 +184,14 @@ class Parity(Section):
     probe_sequences: int = Field(4, ge=1)
     canary_every: int = Field(20, ge=1, description="Canary adapter at start and every so many syncs")
     tolerance: float | None = Field(None, gt=0, description="Mean |log-probability| gap; default: from the noise at start")
+
+
+class Rates(Section):
+    """What a run costs, where nobody else counts it. Any currency, the same for all."""
+
+    hour: float = Field(0.0, ge=0, description="One hour of training, the whole machine or cluster")
+    million_tokens: float = Field(0.0, ge=0, description="A million sampled tokens, where they are charged for")
+    currency: str = "USD"
 
 
 class Run(Section):
@@ -195,6 +204,8 @@ class Run(Section):
     max_failure_share: float = Field(0.2, gt=0, le=1, description="Infrastructure or environment failures in one step")
     max_tokens: int | None = Field(None, ge=1, description="Stop, resumably, after sampling so many tokens")
     max_hours: float | None = Field(None, gt=0)
+    max_cost: float | None = Field(None, gt=0, description="Stop, resumably, after spending so much at run.rates")
+    rates: Rates = Rates()
     staleness: int = Field(0, ge=0, description="Updates that a token may be older than the policy that learns from it; 0: none")
     deterministic: bool = Field(False, description="Episodes advance in lock-step: slower, and the same bytes at every try")
 
@@ -205,6 +216,20 @@ class Overlap(Section):
     overdue: Literal["wait", "drop"] = Field("wait", description="A group that becomes too old: wait for it, or play it again")
     on_update: Literal["continue", "restart"] = Field("continue", description="Episodes under way when a new adapter comes")
     stream: bool = Field(False, description="Play groups as a stream at staleness 0 as well")
+
+
+class Reliability(Section):
+    """What happens when something fails: docs/running.md. Deadlines are in seconds and must contain each other."""
+
+    heartbeat_s: float = Field(5.0, gt=0, description="How often those that play are asked how far they are")
+    stall_timeout_s: float = Field(600.0, gt=0, description="No episode gets any further: whoever holds them up is restarted")
+    call_timeout_s: float = Field(3600.0, gt=0, description="Longest learning step, sync or checkpoint")
+    restarts: int = Field(5, ge=0, description="Processes of the run that may die and are replaced; then it stops, resumably")
+    backoff_s: float = Field(1.0, ge=0, description="Before the second restart or try; doubles each time")
+    max_backoff_s: float = Field(60.0, ge=0)
+    infrastructure_tries: int = Field(3, ge=1, description="Tries of an episode that the infrastructure failed")
+    environment_tries: int = Field(2, ge=1, description="Tries of an episode that the environment failed, before it is left out")
+    max_dropped_groups: int | None = Field(None, ge=0, description="Groups lost to failures, in the whole run; then it stops")
 
 
 class Tracking(Section):
@@ -221,6 +246,10 @@ class Tracking(Section):
     project: str = "frontier-tune"
 
 
+# What equal bytes need: one thread adds in one order, and a cache that an interruption empties must not be there to be hit.
+_DETERMINISTIC: dict[str, dict[str, Any]] = {"learner": {"threads": 1}, "sampler": {"threads": 1, "prefix_caching": False}}
+
+
 class Recipe(Section):
     seed: int = Field(0, ge=0)
     base: str = Field("nano", description="'nano' (ships with the repository), a directory, or a hub id")
@@ -232,8 +261,42 @@ class Recipe(Section):
     sampler: Sampler = Sampler()
     parity: Parity = Parity()
     run: Run = Run()
+    reliability: Reliability = Reliability()
     overlap: Overlap = Overlap()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_determinism_needs(cls, data: Any) -> Any:
+        """``run.deterministic`` settles what it depends on, where the recipe doesn't say otherwise."""
+        if not isinstance(data, dict) or not isinstance(data.get("run"), dict) or data["run"].get("deterministic") is not True:
+            return data
+        for section, values in _DETERMINISTIC.items():
+            if isinstance(data.get(section, {}), dict):
+                data = {**data, section: {**values, **data.get(section, {})}}
+        return data
+
+    @model_validator(mode="after")
+    def _deadlines_contain_each_other(self) -> Recipe:
+        if self.run.deterministic:
+            for section, values in _DETERMINISTIC.items():
+                for key, value in values.items():
+                    if getattr(getattr(self, section), key) != value:
+                        raise ValueError(f"run.deterministic: needs {section}.{key}={str(value).lower()}; take the key out")
+        r, step = self.reliability, self.environment.step_timeout_s
+        for inner, short, outer, long in (
+            ("reliability.heartbeat_s", r.heartbeat_s, "reliability.stall_timeout_s", r.stall_timeout_s),
+            ("environment.step_timeout_s", step, "reliability.stall_timeout_s", r.stall_timeout_s),
+            ("reliability.max_backoff_s", r.max_backoff_s, "reliability.stall_timeout_s", r.stall_timeout_s),
+            ("reliability.stall_timeout_s", r.stall_timeout_s, "reliability.call_timeout_s", r.call_timeout_s),
+        ):
+            if not short < long:
+                raise ValueError(f"{inner} ({short:g}) must be below {outer} ({long:g}), which would always end it first")
+        if r.backoff_s > r.max_backoff_s:
+            raise ValueError("reliability.backoff_s: at most reliability.max_backoff_s")
+        if self.run.max_cost is not None and not (self.run.rates.hour or self.run.rates.million_tokens):
+            raise ValueError("run.max_cost: needs a rate; set run.rates.hour or run.rates.million_tokens")
+        return self
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Recipe:

@@ -160,6 +160,7 @@ def play(
     max_tokens_per_turn: int,
     max_model_len: int,
     concurrency: int,
+    lockstep: bool = False,
 ) -> Iterator[Trajectory]:
     """Play every spec once; yield each trajectory when it ends, in any order.
 
@@ -167,10 +168,27 @@ def play(
     together. A turn that is cut off (its own limit, the context or the environment's token limit) truncates the episode, which is
     graded without success. A sampler's error and an environment's fault end an episode with a Failure; retrying is the caller's.
     The sampler is called from the caller's thread alone.
+
+    ``lockstep``: turn by turn. All environments answer, then all turns that are due are sampled as one batch, in the order of the
+    specs. An engine's arithmetic depends on what else is in its batch; here that follows from the specs alone, not from which
+    environment was quicker, so that the same specs give the same bits. Slower: the longest turn of a round holds all up.
     """
     player = _Player(pool, renderer, max_turns, max_tokens_per_turn, max_model_len)
     planned = iter(specs)
     try:
+        while lockstep:
+            for spec in itertools.islice(planned, max(0, concurrency - player.running)):
+                player.start(spec)
+            if not player.running:
+                return
+            ended: list[Trajectory | None] = []
+            while player.in_environment:
+                ended += [player.take_result(slot, result) for slot, result in pool.poll(1.0)]
+            due, player.due = sorted(player.due, key=lambda r: player.in_sampler[r.id].slot), []
+            while player.in_sampler:
+                ended += [player.take_completion(c) for c in sampler.exchange(due)]
+                due = []
+            yield from (t for t in ended if t is not None)
         while True:
             for spec in itertools.islice(planned, max(0, concurrency - player.running)):
                 player.start(spec)

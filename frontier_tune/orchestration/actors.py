@@ -146,6 +146,7 @@ class EpisodeActor:
             max_tokens_per_turn=env.max_tokens_per_turn,
             max_model_len=sampler.max_model_len,
             concurrency=sampler.max_sequences,
+            lockstep=self._recipe.run.deterministic,
         ):
             played.append(trajectory)
             self._done = len(played)

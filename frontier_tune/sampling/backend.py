@@ -136,7 +136,7 @@ class Backend:
             max_num_seqs=sampler.max_sequences,
             max_num_batched_tokens=max(self.max_len, 4096),
             kv_cache_memory_bytes=sampler.kv_cache_mb * 2**20,
-            enable_prefix_caching=True,
+            enable_prefix_caching=sampler.prefix_caching,
             **self._cpu_choices(),
             enforce_eager=True,
             logprobs_mode="processed_logprobs",
