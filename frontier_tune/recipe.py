@@ -48,6 +48,7 @@ class Environment(Section):
     workers: int = Field(1, ge=1, description="Environment worker processes")
     step_timeout_s: float = Field(20.0, gt=0)
     options: dict[str, Any] = Field(default_factory=dict, description="Passed to the environment as they are")
+    allow_real_writes: list[str] = Field([], description="Tools that may write to production; policy.yaml has to allow them, too")
 
 
 # Settings of the algorithms (frontier_tune/algorithms), by name, with each one's defaults; None: none, or derived. The classes

@@ -126,7 +126,10 @@ class EpisodeActor:
         if name not in self._open:
             path, options = self._environments[name]
             env = self._recipe.environment
-            pool = EnvironmentPool(path, self._root, options, env.workers, env.step_timeout_s, log=self._log)
+            real = env.allow_real_writes if name == "workflow" else ()
+            pool = EnvironmentPool(
+                path, self._root, options, env.workers, env.step_timeout_s, log=self._log, allow_real_writes=real
+            )
             self._open[name] = pool, self._make_renderer(pool.description["schemas"])
         return self._open[name]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import BadInput, Failure, Message, Task
+from frontier_tune.orchestration import overlap
 from frontier_tune.orchestration import plan as plans
 from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.recipe import Recipe
@@ -84,6 +85,26 @@ def environment_options(recipe: Recipe, root: Path) -> dict[str, Any]:
     return options
 
 
+def check_effects(recipe: Recipe, root: Path, effects: Mapping[str, Any]) -> None:
+    """Raises BadInput where a tool writes to production and the recipe or the policy file does not allow it.
+
+    ``effects``: what the environment declares, by tool.
+    """
+    from frontier_tune.governance import policy
+    from frontier_tune.sdk.effects import check_allowed
+
+    path, allowed = recipe.environment.path, recipe.environment.allow_real_writes
+    check_allowed(path, effects, allowed)
+    real = [name for name, effect in effects.items() if effect == "real"]
+    unnamed = [name for name in real if name not in allowed]
+    if unnamed:
+        raise BadInput(
+            f"environment: {path} has tools that write to production: {', '.join(unnamed)}; declare them virtual "
+            f"(@tool(effect='virtual')), or name them in environment.allow_real_writes: [{', '.join(real)}]"
+        )
+    policy.load(root).require_real_writes(path, real)
+
+
 def check(recipe: Recipe, recipe_file: Path) -> Ready:
     """Load and check base, adapter, environment, tasks, memory. Raises BadInput; starts no training."""
     from transformers import AutoConfig
@@ -95,7 +116,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     from frontier_tune.sdk.tasks import check_disjoint
 
     root = find_root(recipe, recipe_file)
-    registry.build(recipe, root)  # an unknown algorithm, or settings that don't fit together
+    overlap.check(recipe, registry.build(recipe, root))  # an unknown algorithm, or settings that don't fit together
     base = load(recipe.base).directory
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     families.peft_config(recipe.adapter, config)  # a dense base, or targets that match nothing
@@ -104,6 +125,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     env = recipe.environment
     options = environment_options(recipe, root)
     with environment(env.path, root, options) as pool:
+        check_effects(recipe, root, pool.description["effects"])
         train = _tasks(pool, "train", env.train_tasks, recipe.seed)
         heldout = _tasks(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
         check_disjoint(train, heldout)

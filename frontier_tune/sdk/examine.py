@@ -9,20 +9,32 @@ import dataclasses
 import inspect
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
 from frontier_tune.contracts import BadInput, Task
 from frontier_tune.sdk.env import WorkflowEnv
+from frontier_tune.sdk.recordings import NO_RECORDING
+from frontier_tune.sdk.records.store import store_digest
 from frontier_tune.sdk.rubric import Rubric
+from frontier_tune.sdk.watch import watching
 
 New = Callable[[], WorkflowEnv]
 
 
 def examine(new: New, what: str, **arguments: Any) -> dict[str, Any]:
-    """``what``: "gymnasium", "tasks" (split, n, seed) or "declared". ``new`` makes a fresh environment. The answer is JSON."""
-    known: dict[str, Callable[..., dict[str, Any]]] = {"gymnasium": gymnasium, "tasks": tasks, "declared": declared}
+    """``what``: "gymnasium", "tasks" (split, n, seed), "declared" or "effects" (episodes). ``new`` makes a fresh environment.
+
+    The answer is JSON.
+    """
+    known: dict[str, Callable[..., dict[str, Any]]] = {
+        "gymnasium": gymnasium,
+        "tasks": tasks,
+        "declared": declared,
+        "effects": effects,
+    }
     if what not in known:
         raise BadInput(f"examine: unknown '{what}'; known: {', '.join(known)}")
     return known[what](new, **arguments)
@@ -68,7 +80,42 @@ def declared(new: New) -> dict[str, Any]:
             sources.append({"name": function.__qualname__, "source": textwrap.dedent(inspect.getsource(function))})
         except OSError:  # made by exec or in an interpreter: there is no text to compare with
             continue
-    return {"answer_in_prompt": env.answer_in_prompt, "graders": sources}
+    return {"answer_in_prompt": env.answer_in_prompt, "effects": env.effects.of_tools, "graders": sources}
+
+
+def effects(new: New, episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Play ``episodes`` ({"task", "script"}) under watch. ``reached``: calls after which an attached store's production differs
+    though the tool is not real; ``outside``: calls that touch files, processes or peers; ``unrecorded``: mocks without an answer.
+
+    ``called``: how often each tool was. Places other than tools are "begin" and "grade".
+    """
+    found: dict[str, Any] = {"reached": [], "outside": [], "unrecorded": [], "called": Counter()}
+    env = new()
+    for episode in episodes:
+        with watching() as events:
+            _, info = env.reset(options={"task": episode["task"]})
+        found["outside"] += [{"place": "begin", "effect": "own", "event": e} for e in events]
+        held = {name: store_digest(store) for name, store in env.effects.production.items()}
+        for text in episode["script"]:
+            with watching() as events:
+                *_, terminated, truncated, info = env.step(text)
+            call = env.trace[-1].call
+            place = call.name if call else "grade"
+            effect = env.effects.of_tools.get(place, "own")
+            found["called"][place] += call is not None
+            before, held = held, {name: store_digest(store) for name, store in env.effects.production.items()}
+            if effect != "real":
+                changed = [name for name, digest in held.items() if digest != before.get(name, digest)]
+                found["reached"] += [{"place": place, "effect": effect, "store": name} for name in changed]
+            found["outside"] += [{"place": place, "effect": effect, "event": e} for e in events]
+            if info["failure"] and info["failure"]["kind"] == NO_RECORDING:
+                found["unrecorded"].append({"place": place, "detail": info["failure"]["detail"]})
+            if terminated or truncated:
+                break
+        else:
+            env.truncate()
+    env.close()
+    return found
 
 
 def _graders(env: WorkflowEnv) -> Iterator[FunctionType]:

@@ -10,10 +10,12 @@ from typing import Any
 
 from frontier_tune.contracts import BadInput, Failure, Task
 from frontier_tune.evaluation.env_check import conduct, content, processes
+from frontier_tune.evaluation.env_check import effects as watched
 from frontier_tune.evaluation.env_check.agents import BLIND, GOLDEN, Agents
 from frontier_tune.evaluation.env_check.report import Check, Report, short
 from frontier_tune.evaluation.scripts import NOT_IMPLEMENTED, Episode, Played, Pool, Script, ask, play
 from frontier_tune.sandbox import EnvironmentPool
+from frontier_tune.sdk.recordings import NO_RECORDING
 from frontier_tune.sdk.registry import environment_hash
 
 DRAWN = 512  # tasks of each split whose hashes are compared
@@ -79,9 +81,12 @@ def check(
             if any(c.name == "tasks" and c.verdict == "fail" for c in checks):
                 return Report(about, tuple(checks), {}, {})
             agents = _play(pool, m, tasks, seed, note)
+        note("tools under watch")
+        with new_pool() as pool:  # of its own: what is watched leaves a hook in its process
+            touched = _watch(pool, m)
         after_timeout = processes.survivors(mark)
         processes.kill(after_timeout)
-        checks += _judge(m, agents, timeout_s)
+        checks += [*_judge(m, agents, timeout_s), touched]
         note("again in a second process")
         checks.append(_replay(new_pool, m))
         note("killing workers")
@@ -180,6 +185,14 @@ def _judge(m: _Material, agents: Agents, timeout_s: float) -> list[Check]:
         conduct.robustness([*m.openings, *m.played]),
         conduct.time_outs([*m.openings, *m.played], timeout_s),
     ]
+
+
+def _watch(pool: EnvironmentPool, m: _Material) -> Check:
+    """Some episodes of every agent again, call by call under watch; those that hung or broke something are left out."""
+    episodes = watched.chosen([p for p in m.played if p.graded or (p.failure and p.failure.kind == NO_RECORDING)])
+    chunks = [episodes[i : i + watched.AT_ONCE] for i in range(0, len(episodes), watched.AT_ONCE)]
+    found = ask(pool, "examine", [{"what": "effects", "episodes": chunk} for chunk in chunks])
+    return watched.effects(pool.description["effects"], found)
 
 
 def _replay(new_pool: Callable[[], EnvironmentPool], m: _Material) -> Check:
