@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,15 @@ def verify(a: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     note(f"{root}: {'differs from its record' if problems else 'is as recorded'}")
     return 3 if problems else 0
+
+
+def experts(a: argparse.Namespace) -> int:
+    from frontier_tune.orchestration import narrow
+
+    found = narrow.command(a.target, a.share, a.out, note)
+    if a.json:
+        print(json.dumps(found))
+    return 0
 
 
 def export(a: argparse.Namespace) -> int:

@@ -53,11 +53,21 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("target", metavar="RUN", nargs="?", default="latest")
     p.set_defaults(run="verify")
 
+    p = sub.add_parser("experts", help="which experts a tuned policy's work goes through; narrow its adapter to those")
+    p.add_argument("target", metavar="RUN", nargs="?", default="latest")
+    p.add_argument("--share", type=float, default=0.9, help="of each layer's routing weights that the kept experts take")
+    p.add_argument("--out", help="write the narrowed adapter to this new directory")
+    p.add_argument("--json", action="store_true", help="print the shares of all experts as JSON")
+    p.set_defaults(run="experts")
+
     p = sub.add_parser("export", help="write a run's adapter for serving: as PEFT files, or merged")
     p.add_argument("target", metavar="RUN_OR_ADAPTER")
     p.add_argument("out", help="directory to write, must not exist")
     p.add_argument(
-        "--layout", default="peft", choices=("peft", "merged"), help="the adapter as it is, or merged into a copy of the base"
+        "--layout",
+        default="peft",
+        choices=("peft", "compact", "merged"),
+        help="the adapter as it is, with its chosen experts alone, or merged into a copy of the base",
     )
     p.add_argument("--base", help="the base: a directory, a hub id or 'nano' (default: the run's)")
     p.set_defaults(run="export")

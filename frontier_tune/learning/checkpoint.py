@@ -18,7 +18,8 @@ from torch import Tensor
 
 from frontier_tune.algorithms.batch import Coefficients
 from frontier_tune.contracts import BadInput, FrontierTuneError
-from frontier_tune.experts import canonical
+from frontier_tune.experts import canonical, selection
+from frontier_tune.learning import expert_usage
 from frontier_tune.learning.model import Policy
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def save_adapter(policy: Policy, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     # Embeddings are frozen: without the flag PEFT looks the base up on the hub to find out whether they were resized.
     policy.peft.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
+    if policy.selection is not None:
+        policy.selection.write(directory, "all")
 
 
 def save(learner: Learner, directory: Path) -> None:
@@ -86,6 +89,9 @@ def load(learner: Learner, directory: Path) -> None:
     if canonical.digests(canonical.load(directory, learner.policy.config)) != state["digests"]:
         raise BadInput(f"{directory}: damaged: {canonical.WEIGHTS} is not the one that {STATE} was written with")
     set_peft_model_state_dict(learner.policy.peft, adapter)
+    selected = selection.read(directory)
+    if selected is not None:
+        expert_usage.confine(learner.policy, selected[0])
     tensors = load_file(str(directory / OPTIMIZER))
     learner.optimizer.state.clear()
     for name, p in learner.policy.named_parameters():

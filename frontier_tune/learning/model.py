@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as hf_logging
 
 from frontier_tune.contracts import BadInput
-from frontier_tune.experts import canonical, families, lora_experts
+from frontier_tune.experts import canonical, families, lora_experts, selection
 from frontier_tune.experts.routing import trainer
 from frontier_tune.learning import attention, fused, memory
 from frontier_tune.learning.logprobs import token_logprobs
@@ -50,6 +49,7 @@ class Policy:
         self.peft.eval().to(device)  # eval: no dropout, no router jitter; gradients flow all the same
         self.device = device
         self.rank, self.scaling = adapter.rank, adapter.alpha / adapter.rank
+        self.selection: selection.Selection | None = None  # the experts that learn; None: all
         self._backbone: nn.Module = causal.model
         self._head: Tensor = causal.lm_head.weight
         self._rows: Tensor | None = None
@@ -97,7 +97,7 @@ class Policy:
     @contextmanager
     def adapter_of(self, directory: str | Path) -> Iterator[None]:
         """While inside, the adapter's values are those of a PEFT directory. Raises BadInput where that is of another shape."""
-        config, other = canonical.read_config(directory), load_file(str(Path(directory) / canonical.WEIGHTS))
+        config, other = canonical.read_config(directory), selection.load_tensors(directory)
         kept = {name: t.detach().clone() for name, t in self.state().items()}
         shapes = {name: t.shape for name, t in kept.items()}
         if {name: t.shape for name, t in other.items()} != shapes or canonical.scaling_of(config) != self.scaling:
