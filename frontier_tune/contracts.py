@@ -128,13 +128,17 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """One planned episode: which task, which member of which group, and the seed that fixes its sampling."""
+    """One planned episode: which task, which member of which group, and the seed that fixes its sampling.
+
+    ``step`` is the plan's, counted from 0; it and ``group`` name the group in the whole run.
+    """
 
     task: Task
     group: int
     member: int
     seed: int
     temperature: float = 1.0
+    step: int = 0
 
 
 @dataclass
