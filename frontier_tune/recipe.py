@@ -75,7 +75,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     },
 }
 # Keys of the section that the loop reads, whatever the algorithm.
-LOOP_SETTINGS = {"name", "groups_per_step", "group_size", "epochs", "minibatches", "rehearsal_groups", "options"}
+LOOP_SETTINGS = {"name", "groups_per_step", "group_size", "epochs", "minibatches", "rehearsal_groups", "replay", "options"}
 
 
 class Algorithm(Section):
@@ -88,6 +88,9 @@ class Algorithm(Section):
     minibatches: int = Field(1, ge=1, description="Optimizer updates per pass")
     rehearsal_groups: int = Field(
         0, ge=0, description="Groups of general tasks a step, besides: what the base can do is not forgotten"
+    )
+    replay: Literal["none", "learner", "sampler"] = Field(
+        "none", description="Routes that experts are trained with: the forward's own, the learner's old (R2), the sampler's (R3)"
     )
     clip_low: float | None = Field(None, gt=0, le=1)
     clip_high: float | None = Field(None, gt=0)
@@ -176,6 +179,7 @@ class Sampler(Section):
     kv_cache_mb: int = Field(512, ge=16)
     threads: int = Field(2, ge=1)
     temperature: float = Field(1.0, gt=0)
+    routes: bool = Field(False, description="Give the experts of each token to the learner; algorithm.replay: sampler implies it")
     prefix_caching: bool = Field(True, description="Keep what common prefixes were computed to; off with run.deterministic")
 
 

@@ -19,12 +19,14 @@ from frontier_tune.algorithms.base import Sums
 from frontier_tune.algorithms.batch import Tokens, Totals
 from frontier_tune.contracts import BadInput, FrontierTuneError, Trajectory
 from frontier_tune.experts import canonical
+from frontier_tune.experts.routing.replay import Replay
 from frontier_tune.learning import attention, checkpoint
 from frontier_tune.learning.batch import Batch, Sample, collate, samples
 from frontier_tune.learning.credit import Measured, credited
 from frontier_tune.learning.critic import Critic
 from frontier_tune.learning.model import Policy
 from frontier_tune.learning.packing import pack, plan
+from frontier_tune.learning.replay import Replayer
 from frontier_tune.learning.schedule import learning_rate
 
 # Rows of the sample on which the KL to the base is measured when no loss term needs it everywhere.
@@ -82,6 +84,10 @@ class Learner:
         if self.algorithm.has_critic:
             rate = getattr(self.algorithm, "critic_learning_rate", recipe.learner.learning_rate)
             self.critic = Critic(self.policy, rate, recipe.learner.max_grad_norm, self.seed, self.device)
+        self.replayer: Replayer | None = None
+        if recipe.algorithm.replay != "none" or recipe.sampler.routes:
+            replay = Replay(self.policy.peft, self.policy.config, self.policy.last_rows)
+            self.replayer = Replayer(recipe.algorithm.replay, replay)
         self.generator = torch.Generator().manual_seed(self.seed)  # order of minibatches
         self.steps = self.version = self.bad_updates = self.bad_in_a_row = 0
         self._clock: dict[str, float] = {}
@@ -124,9 +130,12 @@ class Learner:
             one), ``kl_sampler`` and ``logprob_gap`` (the same, and mean |learner - sampler|, before the first update),
             ``kl_base`` (k3, policy to base; of a sample of tokens unless it is in the loss), ``learning_rate``; where they are at
             work ``kl_coefficient``, ``entropy_coefficient`` (after the step), ``kl_reward`` (KL taken from the reward, a token),
-            ``weight`` (mean importance weight) and the algorithm's own; counts ``tokens`` (sampled), ``tokens_all``, ``rows``
-            (computed), ``sequences``, ``sequences_skipped``, ``updates``, ``bad_updates``; ``seconds_pack``, ``seconds_forward``,
-            ``seconds_backward``, ``seconds_optimizer``.
+            ``weight`` (mean importance weight) and the algorithm's own; where trajectories bring routes, before the first update,
+            ``route_flips`` (share of tokens that some layer's router would have sent elsewhere than the sampler's did),
+            ``route_flips_layer`` (the same of tokens and layers), ``kl_sampler_flipped`` and ``kl_sampler_kept`` (of tokens
+            with and without a flip); counts ``tokens`` (sampled), ``tokens_all``, ``rows`` (computed), ``sequences``,
+            ``sequences_skipped``, ``updates``, ``bad_updates``; ``seconds_pack``, ``seconds_forward``, ``seconds_backward``,
+            ``seconds_optimizer``.
 
         Raises:
             ValueError: a malformed trajectory.
@@ -137,6 +146,8 @@ class Learner:
 
     def _update(self, everyone: list[Sample]) -> dict[str, float]:
         section, algorithm = self.recipe.algorithm, self.algorithm
+        if self.replayer is not None:
+            self.replayer.check(everyone)
         rate = learning_rate(self.recipe.learner, self.steps, self.recipe.run.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -149,9 +160,8 @@ class Learner:
             "surprisal": -sum(float(s.logprob.sum()) for s in everyone) / max(1, sampled),
         }
         metrics |= self._kl_to_base(everyone)
-        if algorithm.proximal == "learner" and section.epochs * section.minibatches > 1:
-            start = self._measure(everyone, False).logprob
-            everyone = [replace(s, old_logprob=old) for s, old in zip(everyone, start, strict=True)]
+        if section.epochs * section.minibatches > 1:
+            everyone = self._as_it_stands(everyone)
         silent = algorithm.zero_is_silent and not algorithm.has_other_terms
         rows, losses, norms = 0, [], []
         skipped = 0
@@ -168,6 +178,7 @@ class Learner:
                 count = sums["tokens"]
                 if total is None:
                     metrics |= {"logprob_gap": gap / float(count), "kl_sampler": float(sums["kl_old"] / count)}
+                    metrics |= self.replayer.metrics() if self.replayer else {}
                 norm = self._step(loss)
                 if norm is not None:
                     losses.append(loss)
@@ -192,24 +203,56 @@ class Learner:
             metrics["entropy_coefficient"] = self.coefficients.applied_entropy
         return metrics | {f"seconds_{k}": v for k, v in self._clock.items()}
 
-    def _measure(self, members: Sequence[Sample], by_base: bool) -> Measured:
-        """Log-probabilities of the members' sampled tokens as the policy (or the base) stands, without gradient."""
-        logprob, value = ([np.zeros(0)] * len(members) for _ in range(2))
+    def _as_it_stands(self, everyone: list[Sample]) -> list[Sample]:
+        """Samples with what the step's later updates need of the policy that it began with."""
+        proximal = self.algorithm.proximal == "learner"
+        record = self.replayer is not None and self.replayer.mode == "learner"
+        if not (proximal or record):
+            return everyone
+        start = self._measure(everyone, False, record)
+        if proximal:
+            everyone = [replace(s, old_logprob=old) for s, old in zip(everyone, start.logprob, strict=True)]
+        if start.routes is not None:
+            everyone = [replace(s, old_routes=old) for s, old in zip(everyone, start.routes, strict=True)]
+        return everyone
+
+    def _measure(self, members: Sequence[Sample], by_base: bool, record: bool = False) -> Measured:
+        """Log-probabilities of the members' sampled tokens as the policy (or the base) stands, without gradient.
+
+        With ``record``, also the routes that it chooses.
+        """
+        if self.replayer is not None:
+            self.replayer.check(members)
+        logprob, value, routes = ([np.zeros(0)] * len(members) for _ in range(3))
         critic = None if by_base else self.critic
-        share = attention.shares_prefixes(self.device)
-        groups = [s.group for s in members] if share else None
-        for chosen in plan([s.tokens for s in members], groups, self.recipe.learner.tokens_per_microbatch):
-            b = collate([members[i] for i in chosen], self.device, share)
+        self.policy.whole = record
+        for chosen, b in self._batches(members):
             lengths = [len(members[i].target) for i in chosen]
             with self._timed("forward"), torch.no_grad():
-                with self.policy.base() if by_base else critic.watching() if critic else nullcontext():
-                    logprob_M, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+                if by_base:
+                    with self.policy.base():
+                        logprob_M, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+                else:
+                    with critic.watching() if critic else nullcontext():
+                        logprob_M, _, own_TLK = self._run(b)
                 for i, part in zip(chosen, logprob_M.double().cpu().split(lengths), strict=True):
                     logprob[i] = part.numpy()
                 if critic:
                     for i, part in zip(chosen, critic.values(b.rows_M).double().cpu().split(lengths), strict=True):
                         value[i] = part.numpy()
-        return Measured(logprob, value if critic else None)
+                if record:
+                    assert self.replayer is not None and own_TLK is not None
+                    for i, own in zip(chosen, self.replayer.record(own_TLK, b), strict=True):
+                        routes[i] = own
+        self.policy.whole = False
+        return Measured(logprob, value if critic else None, routes if record else None)
+
+    def _run(self, b: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The policy over a batch, on the batch's routes: log-probability and entropy, [M] each, and the routers' own choice."""
+        if self.replayer is None:
+            return *self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M), None
+        with self.replayer.watching(b) as own_TLK:
+            return *self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M), own_TLK
 
     def _minibatches(self, everyone: Sequence[Sample]) -> Iterator[list[Sample]]:
         """Whole groups, in random order, as even as they divide."""
@@ -221,27 +264,38 @@ class Learner:
             chosen = set(shuffled[n::count])
             yield [s for s in everyone if s.group in chosen]
 
-    def _batches(self, members: Sequence[Sample], budget: int) -> Iterator[Batch]:
-        share = attention.shares_prefixes(self.device)
-        groups = [s.group for s in members] if share else None
-        for chosen in plan([s.tokens for s in members], groups, budget):
+    def _batches(self, members: Sequence[Sample]) -> Iterator[tuple[list[int], Batch]]:
+        """Micro-batches: which members each holds, and their pack."""
+        groups = [s.group for s in members] if attention.shares_prefixes(self.device) else None
+        keys = self._keys(members)
+        for chosen in plan(keys, groups, self.recipe.learner.tokens_per_microbatch):
             with self._timed("pack"):
-                batch = collate([members[i] for i in chosen], self.device, share)
-            yield batch
+                batch = self._batch([members[i] for i in chosen], [keys[i] for i in chosen])
+            yield chosen, batch
+
+    def _keys(self, members: Sequence[Sample]) -> list[list[int]]:
+        """By what the members' prefixes are the same."""
+        return [s.tokens for s in members] if self.replayer is None else self.replayer.keys(members)
+
+    def _batch(self, members: Sequence[Sample], keys: Sequence[Sequence[int]]) -> Batch:
+        forced = [] if self.replayer is None else [self.replayer.forced(s) for s in members]
+        return collate(members, self.device, attention.shares_prefixes(self.device), keys, forced)
 
     def _accumulate(self, members: Sequence[Sample], totals: Totals) -> tuple[float, Sums, int, float]:
         """Gradient of one optimizer update, micro-batch by micro-batch: loss, sums, rows, sum of |log-ratio|."""
         algorithm = self.algorithm
         self._zero_grad()
         total, sums, rows, gap = 0.0, None, 0, 0.0
-        for b in self._batches(members, self.recipe.learner.tokens_per_microbatch):
+        for _, b in self._batches(members):
             with self._timed("forward"):
                 base = None
                 if algorithm.needs_base:
                     with self.policy.base():
                         base, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
                 with self.critic.watching() if self.critic else nullcontext():
-                    logprob, entropy = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+                    logprob, entropy, own_TLK = self._run(b)
+                if self.replayer is not None and own_TLK is not None:
+                    self.replayer.count(own_TLK, b, logprob.detach())
                 loss, part = algorithm.loss(self._tokens(b, logprob, entropy, base), totals, self.coefficients)
             with self._timed("backward"):
                 loss.backward()
@@ -307,8 +361,8 @@ class Learner:
         if not chosen:
             return {}
         with self._timed("forward"), torch.no_grad():
-            b = collate(chosen, self.device, attention.shares_prefixes(self.device))
-            policy, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+            b = self._batch(chosen, self._keys(chosen))
+            policy = self._run(b)[0]
             with self.policy.base():
                 base, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
         return {"kl_base": float(kl.k3(policy, base).mean())}

@@ -45,7 +45,7 @@ class Policy:
             lora_experts.install(self.peft)
         fused.install(self.peft)
         if device.type == "cpu":  # the sampler's plugin routes by the same op there, and by vLLM's own elsewhere
-            trainer.install(self.peft)
+            trainer.install(self.peft, strict=False)  # NaN logits make a loss of NaN, which the learner skips and counts
         self.peft.eval().to(device)  # eval: no dropout, no router jitter; gradients flow all the same
         self.device = device
         self.rank, self.scaling = adapter.rank, adapter.alpha / adapter.rank
@@ -53,7 +53,8 @@ class Policy:
         self._backbone: nn.Module = causal.model
         self._head: Tensor = causal.lm_head.weight
         self._rows: Tensor | None = None
-        _limit_rows(self._backbone, lambda: self._rows)
+        self.whole = False  # run the last MLP on all rows, whichever are needed
+        _limit_rows(self._backbone, lambda: self._rows, self.last_rows)
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.peft.named_parameters() if p.requires_grad]
@@ -72,6 +73,10 @@ class Policy:
         if needed.numel() < rows.numel():
             hidden = hidden.index_select(0, place)
         return token_logprobs(hidden, self._head, targets, temperature)
+
+    def last_rows(self) -> Tensor | None:
+        """The rows that the last MLP is run on; None for all."""
+        return None if self.whole else self._rows
 
     @contextmanager
     def base(self) -> Iterator[None]:
@@ -136,16 +141,16 @@ def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
     return result
 
 
-def _limit_rows(backbone: nn.Module, rows: Any) -> None:
+def _limit_rows(backbone: nn.Module, rows: Any, mlp_rows: Any) -> None:
     """After the last attention only the rows that predict a token matter: run the last MLP and the last norm on those alone.
 
-    ``rows()`` is the [M] index of them, or None for all. The model then returns [1, M, H].
+    ``rows()`` is the [M] index of them, or None for all; ``mlp_rows()`` the same for the MLP. The model then returns [1, M, H].
     """
     mlp, norm = backbone.layers[-1].mlp, backbone.norm
     mlp_forward, norm_forward = mlp.forward, norm.forward
 
     def limited_mlp(hidden: Tensor) -> Tensor:
-        index = rows()
+        index = mlp_rows()
         if index is None:
             return mlp_forward(hidden)
         return torch.zeros_like(hidden).index_copy(1, index, mlp_forward(hidden.index_select(1, index)))

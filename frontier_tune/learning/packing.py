@@ -93,11 +93,19 @@ def plan(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None, budge
     return batches
 
 
-def pack(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None = None, device: torch.device | str = "cpu") -> Packed:
-    """Lay sequences out as rows. Sequences of one group share the rows of their common prefixes. None may be empty."""
+def pack(
+    sequences: Sequence[Sequence[int]],
+    groups: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    keys: Sequence[Sequence[int]] | None = None,
+) -> Packed:
+    """Lay sequences out as rows. Sequences of one group share the rows of their common prefixes. None may be empty.
+
+    ``keys``: what prefixes are compared by where equal tokens are not enough (forced routes); default: the tokens.
+    """
     if any(len(s) == 0 for s in sequences):
         raise ValueError("an empty sequence can't be packed")
-    layout = _Layout(sequences)
+    layout = _Layout(sequences, sequences if keys is None else keys)
     for unit in _units(sequences, groups):
         layout.node(unit, 0)
 
@@ -111,8 +119,8 @@ def pack(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None = None
 class _Layout:
     """Rows as they are laid out, node by node."""
 
-    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
-        self.sequences = sequences
+    def __init__(self, sequences: Sequence[Sequence[int]], keys: Sequence[Sequence[int]]) -> None:
+        self.sequences, self.keys = sequences, keys
         self.total = 0
         self.tokens: list[np.ndarray] = []
         self.positions: list[np.ndarray] = []
@@ -122,15 +130,15 @@ class _Layout:
 
     def node(self, members: list[int], first: int) -> None:
         """Lay out what ``members`` share from position ``first``, then what they don't."""
-        end = common_prefix([self.sequences[i] for i in members])
+        end = common_prefix([self.keys[i] for i in members])
         start = self._segment(members, first, end)
         below = self.total
         branches: dict[int, list[int]] = {}
         for i in members:
             if len(self.sequences[i]) > end:
-                branches.setdefault(self.sequences[i][end], []).append(i)
+                branches.setdefault(self.keys[i][end], []).append(i)
         for branch in branches.values():
-            saved = (common_prefix([self.sequences[i] for i in branch]) - end) * (len(branch) - 1)
+            saved = (common_prefix([self.keys[i] for i in branch]) - end) * (len(branch) - 1)
             for part in [branch] if saved >= _MIN_SAVED_ROWS else [[i] for i in branch]:
                 self.node(part, end)
         if below > start and self.total > below:

@@ -50,7 +50,8 @@ class SamplerActor:
         _open_log(log)
         from frontier_tune.sampling.engine import VLLMSampler
 
-        self._sampler = VLLMSampler(base_dir, recipe.sampler, recipe.adapter, seed=recipe.seed, log_file=log)
+        routes = recipe.algorithm.replay == "sampler"
+        self._sampler = VLLMSampler(base_dir, recipe.sampler, recipe.adapter, seed=recipe.seed, log_file=log, routes=routes)
 
     def exchange(self, requests: Sequence[Request]) -> list[Completion]:
         return self._sampler.exchange(requests)

@@ -14,6 +14,8 @@ from frontier_tune.orchestration.actors import Handle
 from frontier_tune.orchestration.batch import Batch, collect
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.groups import GroupPlan
+from frontier_tune.orchestration.ledger import Ledger
+from frontier_tune.orchestration.retry import ONCE_MORE, Retry
 
 
 class Source(Protocol):
@@ -44,15 +46,31 @@ class Synchronous:
     plan: GroupPlan
     general: GroupPlan | None
     every: Callable[[], None]
+    ledger: Ledger
+    retry: Retry = ONCE_MORE
 
     def workflow(self, step: int) -> Batch:
-        return self.more(self.plan.step(step))
+        return self._play(self.plan.step(step))
 
     def more(self, specs: Sequence[EpisodeSpec]) -> Batch:
-        return collect(self.episodes, specs, self.every)
+        return self._play(specs, "dynamic")
 
     def rehearsal(self, step: int) -> list[Batch]:
-        return [collect(self.episodes, self.general.step(step), self.every, "general")] if self.general else []
+        return [self._play(self.general.step(step), "rehearsal", "general")] if self.general else []
+
+    def _play(self, specs: Sequence[EpisodeSpec], kind: str = "workflow", where: str = "workflow") -> Batch:
+        before = self.ledger.mark
+
+        def lost(again: Sequence[EpisodeSpec], attempt: int) -> None:
+            if self.retry.whole and len(again) == len(specs):  # all of it once more, as if it hadn't been played
+                self.ledger.cut(before)
+                attempt = 0
+            self.ledger.issue(again, kind, attempt)
+
+        self.ledger.issue(specs, kind)
+        batch = collect(self.episodes, specs, self.every, where, self.retry, lost)
+        self.ledger.finish(batch.trajectories, batch.tries)
+        return batch
 
     def learned(self, state: LoopState) -> dict[str, Any]:
         return {}

@@ -48,6 +48,7 @@ class GroupPlan:
                 member=member,
                 seed=derive_seed("episode", self.seed, step, group, member),
                 temperature=self.temperature,
+                step=step,
             )
             for group in range(self.groups_per_step)
             for member in range(self.group_size)

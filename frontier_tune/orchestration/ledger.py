@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -38,6 +38,11 @@ _AFTER: dict[str, set[str | None]] = {
 def key(step: int, group: int) -> str:
     """The name of a group: ``step`` of the plan counted from 1, ``group`` as in EpisodeSpec."""
     return f"{step}.{group}"
+
+
+def name(spec: EpisodeSpec) -> str:
+    """The name of an episode's group."""
+    return key(spec.step + 1, spec.group)
 
 
 @dataclass(frozen=True)
@@ -104,26 +109,39 @@ class Ledger:
 
     # -- a batch at a time --------------------------------------------------------------------------------------------
 
-    def issue(self, step: int, specs: Iterable[EpisodeSpec], kind: str = "workflow", attempt: int = 0) -> None:
-        """Every group of ``specs`` (which lie group by group) of the plan's ``step``."""
-        for number, members in groupby(specs, lambda s: s.group):
+    def issue(self, specs: Iterable[EpisodeSpec], kind: str = "workflow", attempt: int = 0) -> None:
+        """Every group of ``specs``, which lie group by group."""
+        for group, members in groupby(specs, name):
             first, *rest = members
-            self.issued(
-                key(step, number), task=first.task.hash, seed=first.seed, members=1 + len(rest), attempt=attempt, kind=kind
-            )
+            self.issued(group, task=first.task.hash, seed=first.seed, members=1 + len(rest), attempt=attempt, kind=kind)
 
-    def finish(self, step: int, trajectories: Iterable[Trajectory], attempts: dict[int, int] | None = None) -> None:
-        """Every group of ``trajectories`` (group by group); ``attempts``: of groups that were played more than once."""
-        for number, members in groupby(trajectories, lambda t: t.spec.group):
+    def finish(self, trajectories: Iterable[Trajectory], tries: Mapping[int, int] | None = None) -> None:
+        """Every group of ``trajectories``, which lie group by group; ``tries``: how often those that were played again were."""
+        for group, members in groupby(trajectories, lambda t: name(t.spec)):
             played = list(members)
             self.finished(
-                key(step, number),
+                group,
                 versions=sorted({v for t in played for v, m in zip(t.versions, t.mask, strict=True) if m}),
                 tokens=sum(t.sampled_tokens for t in played),
                 failed=sum(not t.trainable for t in played),
                 digest=episodes_digest(played),
-                attempt=(attempts or {}).get(number, 0),
+                attempt=(tries or {}).get(played[0].spec.group, 0),
             )
+
+    def settle(self, step: int, version: int | None, played: Iterable[Trajectory], learned: Iterable[Trajectory]) -> None:
+        """The end of every group of a step: ``version`` is the policy that the update made, None where there was none.
+
+        ``played``: all episodes of the step, group by group; ``learned``: those that the learner was given.
+        """
+        given = {name(t.spec) for t in learned if t.trainable}
+        for group, members in groupby(played, lambda t: name(t.spec)):
+            failures = [t.failure for t in members if t.failure and not t.trainable]
+            if version is not None and group in given:
+                self.trained(group, step=step, version=version)
+            elif version is None and not failures:
+                self.dropped(group, step=step, reason="no difference in the step's rewards")
+            else:
+                self.dropped(group, step=step, reason=f"failed: {failures[0].kind}" if failures else "rewards all equal")
 
     # -- places -------------------------------------------------------------------------------------------------------
 

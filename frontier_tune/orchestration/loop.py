@@ -19,7 +19,9 @@ from frontier_tune.orchestration.batches import Source, Synchronous
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.dynamic import informative, top_up
 from frontier_tune.orchestration.groups import GroupPlan
+from frontier_tune.orchestration.ledger import Ledger
 from frontier_tune.orchestration.parity import ParityGate
+from frontier_tune.orchestration.retry import Retry
 from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.orchestration.stop import Stopped, StopRequest
 from frontier_tune.recipe import Recipe
@@ -43,7 +45,12 @@ class Loop:
     stop: StopRequest
     probe: Callable[[int], dict[str, Any]] | None = None
     overlapped: Source | None = None
+    ledger: Ledger = None  # type: ignore[assignment]  # where none is given, the run's, as it stood at ``state``
     _phases: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ledger is None:
+            self.ledger = Ledger.open(self.run.ledger, self.state.ledger)
 
     def train(self) -> LoopState:
         """Raises Stopped (saved), LimitReached (saved), GateFailed (not saved: the last checkpoint stands)."""
@@ -74,10 +81,13 @@ class Loop:
         metrics: dict[str, Any] = {}
         chosen = informative([batch, *more], self.plan.groups_per_step) if more else batch
         learned = [b for b in (chosen, *rehearsed) if b.trajectories]
-        if any(b.has_signal(self.algorithm) for b in learned):  # without a difference in the rewards nothing is taught
+        taught = any(b.has_signal(self.algorithm) for b in learned)  # without a difference in the rewards nothing is taught
+        if taught:
             with self._phase("learning"):
                 metrics |= self.crew.learner.learn([b.trajectories for b in learned])
             metrics |= self._hand_over()
+        played = [t for b in (batch, *more, *rehearsed) for t in b.trajectories]
+        self.ledger.settle(number, self.state.version if taught else None, played, [t for b in learned for t in b.trajectories])
         metrics |= self.source.learned(self.state)
         for general in rehearsed:
             metrics |= {"rehearsal_success": general.success, "rehearsal_tokens": general.tokens_sampled}
@@ -86,6 +96,7 @@ class Loop:
 
         seconds = time.monotonic() - began
         self.state.add(number, [batch, *rehearsed, *more], seconds, RUNNING)
+        self.state.ledger = self.ledger.mark
         row = {
             "step": number,
             "time": time.time(),
@@ -103,7 +114,9 @@ class Loop:
     @cached_property
     def source(self) -> Source:
         """Groups played for the step that learns from them, unless they overlap with learning (``run.staleness``)."""
-        return self.overlapped or Synchronous(self.crew.episodes, self.plan, self.rehearsal, self.stop.check)
+        return self.overlapped or Synchronous(
+            self.crew.episodes, self.plan, self.rehearsal, self.stop.check, self.ledger, Retry.of(self.recipe)
+        )
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -154,7 +167,8 @@ class Loop:
         return {"parity": found}
 
     def save(self) -> None:
-        """A checkpoint of everything that the next step depends on."""
+        """A checkpoint of everything that the next step depends on; first the ledger, that its mark may point at."""
+        self.ledger.sync()
         checkpoint.save(self.run.checkpoints, self.state, self.recipe, self.crew.learner.save)
 
     def _good_enough(self) -> bool:

@@ -38,6 +38,7 @@ class RunDir:
     record = property(lambda self: self.root / "record.json")
     report = property(lambda self: self.root / "report.html")
     engine_log = property(lambda self: self.root / "engine.log")
+    ledger = property(lambda self: self.root / "ledger.jsonl")
 
     def adapter_version(self, version: int) -> Path:
         return self.root / "sync" / f"v{version:06d}"

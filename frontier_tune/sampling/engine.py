@@ -34,6 +34,7 @@ class VLLMSampler:
         adapter: the recipe's adapter section, or None for a sampler without LoRA (``sync`` is refused).
         seed: seed of requests that bring none of their own.
         log_file: where vLLM's chatter goes; default: ``engine.log`` in a temporary directory.
+        routes: give the experts of each position with every completion, as ``sampler.routes`` does.
 
     Requests are sampled under the version that is current when they are handed in, to their end. ``version`` 0 is the base.
 
@@ -49,9 +50,11 @@ class VLLMSampler:
         *,
         seed: int = 0,
         log_file: str | Path | None = None,
+        routes: bool = False,
     ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="frontier-tune-sampler-")
         log = Path(log_file) if log_file else Path(self._scratch.name) / "engine.log"
+        spool = Path(self._scratch.name) / "adapters"
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._lock = threading.Condition()
         self._finished: dict[str, list[Completion]] = {}
@@ -62,7 +65,7 @@ class VLLMSampler:
         ready: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run,
-            args=(ready, lambda: Backend(Path(base_dir), sampler, adapter, seed, log, Path(self._scratch.name) / "adapters")),
+            args=(ready, lambda: Backend(Path(base_dir), sampler, adapter, seed, log, spool, routes)),
             name="vllm-engine",
             daemon=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -11,17 +12,22 @@ import pytest
 from hypothesis import given, settings
 
 from frontier_tune import recipe as recipes
-from frontier_tune.contracts import BadInput, Blame, Failure, GateFailed
+from frontier_tune.contracts import BadInput, Blame, EpisodeSpec, Failure, GateFailed
 from frontier_tune.orchestration import ledger
 from frontier_tune.orchestration.audit import audit, planned_groups
 from frontier_tune.orchestration.ledger import Ledger, Mark
 from tests.orchestration.test_batch import SPECS, played
 
 
+def planned(number: int) -> list[EpisodeSpec]:
+    return [replace(s, step=number - 1) for s in SPECS]
+
+
 def step(book: Ledger, number: int, end: str = "trained") -> Mark:
     """One step of two groups of three."""
-    book.issue(number, SPECS)
-    book.finish(number, [played(s) for s in SPECS])
+    specs = planned(number)
+    book.issue(specs)
+    book.finish([played(s) for s in specs])
     for group in (0, 1):
         if end == "trained":
             book.trained(ledger.key(number, group), step=number, version=number + 1)
@@ -100,7 +106,7 @@ def test_a_group_is_trained_once_or_not_at_all(tmp_path: Path) -> None:
         book.trained("1.0", step=2, version=3)
     with pytest.raises(GateFailed, match="is trained and can't be dropped"):
         book.dropped("1.0", step=2, reason="stale")
-    book.issue(2, SPECS)
+    book.issue(planned(2))
     with pytest.raises(GateFailed, match=r"group 2\.0 is issued and can't be trained"):
         book.trained("2.0", step=2, version=3)
     assert audit(book.path).open == ["2.0", "2.1"]
@@ -119,10 +125,10 @@ def test_the_audit_compares_with_the_plan(tmp_path: Path) -> None:
 
 def test_a_group_that_was_lost_may_be_issued_again_before_it_ends(tmp_path: Path) -> None:
     book = Ledger.open(tmp_path / "ledger.jsonl")
-    book.issue(1, SPECS)
-    book.issue(1, SPECS[:3], attempt=1)
+    book.issue(SPECS)
+    book.issue(SPECS[:3], attempt=1)
     lost = Failure("sampler-error", Blame.INFRASTRUCTURE)
-    book.finish(1, [played(s, failure=lost if s.member == 2 else None) for s in SPECS], {0: 1})
+    book.finish([played(s, failure=lost if s.member == 2 else None) for s in SPECS], {0: 1})
     rows = [row for _, row in ledger.read(book.path)]
     assert [(r["group"], r["attempt"], r["failed"]) for r in rows if r["event"] == "finished"] == [("1.0", 1, 1), ("1.1", 0, 1)]
     assert audit(book.path).again == 1
@@ -134,3 +140,21 @@ def test_the_digest_of_episodes_tells_tokens_log_probabilities_and_rewards_apart
     rewarded = played(SPECS[0], reward=1.0)
     assert len({ledger.episodes_digest([t]) for t in (base, other, rewarded)}) == 3
     assert ledger.episodes_digest([base]) == ledger.episodes_digest([played(SPECS[1])])
+
+
+def test_a_step_settles_every_group_that_it_played(tmp_path: Path) -> None:
+    """Learned from, left out because nothing differed, or lost to failures: stated for each."""
+    broken = Failure("step-timeout", Blame.ENVIRONMENT)
+    specs = [replace(s, group=g + s.group) for g in (0, 2) for s in SPECS]
+    all_ = [played(s, failure=broken if s.group == 3 else None) for s in specs]
+    book = Ledger.open(tmp_path / "ledger.jsonl")
+    book.issue(specs)
+    book.finish(all_)
+    book.settle(1, 2, all_, [t for t in all_ if t.spec.group != 2])
+    found = audit(book.path)
+    assert found.complete and found.trained == 2
+    assert found.dropped == {"rewards all equal": 1, "failed: step-timeout": 1}
+    book.issue(planned(2))
+    book.finish(again := [played(s) for s in planned(2)])
+    book.settle(2, None, again, again)
+    assert audit(book.path).dropped["no difference in the step's rewards"] == 2

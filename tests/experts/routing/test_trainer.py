@@ -97,7 +97,7 @@ def test_trainer_and_sampler_choose_alike() -> None:
     with torch.no_grad():
         router.weight.copy_(torch.eye(64))  # logits are the hidden states themselves
     sampler = CPURouter(top_k=8, global_num_experts=64, renormalize=True)
-    forward = trainer._RouterForward(router, True)
+    forward = trainer.RouterForward(router, True)
     generator, tied, rows = torch.Generator().manual_seed(0), 0, 50_000
     with torch.no_grad():
         for chunk in range(20):
