@@ -156,6 +156,12 @@ class Adapter(Section):
     attention: bool = True
     experts: bool = True
     targets: list[str] | None = Field(None, description="Module-name suffixes; default: the family's attention projections")
+    expert_mass: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Adapt only the fewest experts of each layer that take this share of the routing weights of the first step",
+    )
 
 
 class Learner(Section):
@@ -307,6 +313,8 @@ class Recipe(Section):
     def _agrees_with_itself(self) -> Recipe:
         if not (self.adapter.attention or self.adapter.experts or self.adapter.targets):
             raise ValueError("adapter: nothing to adapt; set adapter.experts or adapter.attention to true")
+        if self.adapter.expert_mass is not None and not self.adapter.experts:
+            raise ValueError("adapter.expert_mass: chooses among adapted experts; set adapter.experts to true, or take it out")
         if self.algorithm.minibatches > self.algorithm.groups_per_step:
             raise ValueError("algorithm.minibatches: at most algorithm.groups_per_step")
         return self

@@ -27,9 +27,9 @@ def vllm_name(name: str, family: Family) -> str:
 
 
 def write_for_vllm(adapter_dir: str | Path, out_dir: str | Path, config: Any) -> Path:
-    """Copy a PEFT adapter to ``out_dir`` with vLLM's module names: the 3-D expert layout, unchanged in every byte of data, and all experts
-    where the file has only the chosen ones.
+    """Copy a PEFT adapter to ``out_dir`` with vLLM's module names: the 3-D expert layout, unchanged in every byte of data.
 
+    Where the file has only chosen experts, the others are written as zeros.
     The adapter must have been verified against the base (``canonical.load``). vLLM takes this layout for every family
     when the engine has ``enable_mixed_moe_lora_format`` and the request ``is_3d_lora_weight``.
     """

@@ -40,7 +40,9 @@ class Selection:
     def __post_init__(self) -> None:
         for layer, chosen in self.layers.items():
             if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= self.experts:
-                raise BadInput(f"expert selection: layer {layer} has {chosen}; give ids from 0 to {self.experts - 1} in rising order")
+                raise BadInput(
+                    f"expert selection: layer {layer} has {chosen}; give ids from 0 to {self.experts - 1} in rising order"
+                )
 
     @property
     def share(self) -> float:
@@ -158,7 +160,7 @@ def _map(name: str, tensor: Tensor, selection: Selection, change: _Change, where
 
 
 def _zero(tensor: Tensor, kept: Tensor, matrix: str) -> Tensor:
-    return tensor * (kept[:, None] if matrix == "A" else kept)
+    return tensor.masked_fill(~(kept[:, None] if matrix == "A" else kept), 0.0)  # not times 0: that gives -0.0, another digest
 
 
 def _gather(tensor: Tensor, kept: Tensor, matrix: str) -> Tensor:

@@ -20,7 +20,7 @@ from frontier_tune.algorithms.batch import Tokens, Totals
 from frontier_tune.contracts import BadInput, FrontierTuneError, Trajectory
 from frontier_tune.experts import canonical
 from frontier_tune.experts.routing.replay import Replay
-from frontier_tune.learning import attention, checkpoint
+from frontier_tune.learning import attention, checkpoint, expert_usage
 from frontier_tune.learning.batch import Batch, Sample, collate, samples
 from frontier_tune.learning.credit import Measured, credited
 from frontier_tune.learning.critic import Critic
@@ -100,6 +100,7 @@ class Learner:
         Rewards are compared within a batch alone. Give all episodes of a step: those that aren't trainable are left out here.
         """
         self._clock = dict.fromkeys(("pack", "forward", "backward", "optimizer"), 0.0)
+        self._select_experts(batches)
         everyone: list[Sample] = []
         penalties: list[tuple[float, int]] = []
         for trajectories in batches:
@@ -116,6 +117,15 @@ class Learner:
             if self.algorithm.kl_target is not None:
                 metrics["kl_coefficient"] = self.coefficients.kl  # as it stands after the step, like that of a KL in the loss
         return metrics
+
+    def _select_experts(self, batches: Sequence[Sequence[Trajectory]]) -> None:
+        """Before the first step, where the recipe asks for it: the experts that its episodes go through are those that learn."""
+        share = self.recipe.adapter.expert_mass
+        if share is None or self.policy.selection is not None:
+            return
+        played = [t.tokens for trajectories in batches for t in trajectories if t.trainable and t.tokens]
+        mass_LE = expert_usage.measured(self.policy, played, self.score)
+        expert_usage.confine(self.policy, expert_usage.select(self.policy, mass_LE, share))
 
     def update(self, trajectories: Sequence[Trajectory], advantages: Sequence[float | Sequence[float]]) -> dict[str, float]:
         """One step: ``algorithm.epochs`` passes of ``algorithm.minibatches`` optimizer updates over the trajectories.

@@ -26,6 +26,7 @@ SHARES = (0.5, 0.8, 0.9, 0.95, 0.99, 1.0)
 def routing(run: RunDir) -> tuple[Tensor, Any]:
     """Routing mass [MoE layers, E] of the run's tuned policy over the training episodes of its last steps, and the base's
     configuration. Raises BadInput where the run has no adapter or no rollouts."""
+    from frontier_tune import bases
     from frontier_tune.learning import expert_usage
     from frontier_tune.learning.learner import Learner
 
@@ -33,17 +34,11 @@ def routing(run: RunDir) -> tuple[Tensor, Any]:
         raise BadInput(f"{run.root}: no adapter there yet; finish the run with: frontier-tune tune --resume {run.root}")
     recipe = recipes.load(run.recipe_file)
     root = preflight.find_root(recipe, run.recipe_file)
-    base = preflight_base(recipe)
+    base = Path(bases.load(recipe.base).directory)
     sequences = _played(run, base, root, recipe)
     learner = Learner(base, recipe)
     mass = expert_usage.measured(learner.policy, sequences, lambda s: learner.score(s, run.adapter))
     return mass, learner.policy.config
-
-
-def preflight_base(recipe: recipes.Recipe) -> Path:
-    from frontier_tune.bases import load
-
-    return Path(load(recipe.base).directory)
 
 
 def narrow(run: RunDir, chosen: Selection, out: Path) -> None:
@@ -76,7 +71,9 @@ def command(target: str, share: float, out: str | None, note: Callable[[str], No
     layers = moe_shape(config).layers
     rank = int(canonical.read_config(run.adapter)["r"])
     counts = {s: selection.covering(mass, layers, s, rank) for s in SHARES}
-    note(f"experts of {mass.shape[1]} on each MoE layer that take a share of the routing weights, over {run.root}'s last episodes:")
+    note(
+        f"experts of {mass.shape[1]} on each MoE layer that take a share of the routing weights, over {run.root}'s last episodes:"
+    )
     note("share    " + "  ".join(f"layer {layer}" for layer in layers) + "  of all")
     for s, chosen in counts.items():
         cells = "  ".join(f"{len(chosen.layers[layer]):7d}" for layer in layers)
@@ -85,8 +82,8 @@ def command(target: str, share: float, out: str | None, note: Callable[[str], No
         chosen = selection.covering(mass, layers, share, rank)
         narrow(run, chosen, Path(out))
         note(
-            f"{out}: the adapter of {100 * chosen.share:.0f} % of the experts; evaluate it with: frontier-tune eval {out} --recipe "
-            f"{run.recipe_file}, and export it with --layout compact"
+            f"{out}: the adapter of {100 * chosen.share:.0f} % of the experts; evaluate it with: frontier-tune eval {out} "
+            f"--recipe {run.recipe_file}, and export it with --layout compact"
         )
     relative = (mass / mass.sum(1, keepdim=True)).tolist()
     return {

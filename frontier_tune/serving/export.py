@@ -1,4 +1,4 @@
-"""Hand a tuned model over: the adapter as it is (PEFT's format), with its chosen experts alone, or merged into a copy of its base.
+"""Hand a tuned model over: the adapter as it is (PEFT's format), its chosen experts alone, or merged into a copy of its base.
 
 Both are checked before anyone sees them and appear under their final name whole or not at all.
 """
@@ -48,8 +48,9 @@ def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None
 
     ``peft`` is what any PEFT and stock vLLM read: all experts, those that were not chosen at zero. ``compact`` holds the chosen
     experts alone (``experts.selection``), for vLLM with this project's plugin. ``base_dir`` is the base that the adapter was
-    trained on: needed for ``merged``; else it adds the check that the adapter fits it. Raises BadInput where ``out`` exists, ``source`` holds no adapter, it was changed after the run's record was
-    written, or it belongs to another base; GateFailed where the merged copy does not compute what base + adapter compute.
+    trained on: needed for ``merged``; else it adds the check that the adapter fits it. Raises BadInput where ``out`` exists,
+    ``source`` holds no adapter, it was changed after the run's record was written, or it belongs to another base; GateFailed
+    where the merged copy does not compute what base + adapter compute.
     """
     if layout not in get_args(Layout):
         raise BadInput(f"export: layout '{layout}' is unknown; choose one of {', '.join(get_args(Layout))}")
@@ -85,7 +86,7 @@ def _copy(adapter: Path, work: Path) -> None:
 
 
 def _restore(work: Path, layout: Layout) -> None:
-    """Bring a copied adapter into ``layout`` where its file holds something else; the same adapter when read back, or GateFailed."""
+    """Bring a copied adapter into ``layout`` where it is in another; GateFailed unless it reads back as the same adapter."""
     found = selection.read(work)
     if layout == "compact" and found is None:
         raise BadInput(
