@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from frontier_tune.contracts import Completion, EpisodeSpec, FrontierTuneError, Request, Task, Trajectory
+from frontier_tune.contracts import Blame, Completion, EpisodeSpec, FrontierTuneError, Request, Task, Trajectory
+from frontier_tune.orchestration.overlap import share_threads
 from frontier_tune.recipe import Recipe
 from frontier_tune.sampling.environment import engine_environment
 
 if TYPE_CHECKING:
+    from frontier_tune.episodes.stream import Group, Played, Stream
     from frontier_tune.evaluation.canaries import CanaryScores
 
 Environments = Mapping[str, tuple[str, dict[str, Any]]]
@@ -53,14 +55,19 @@ class SamplerActor:
         routes = recipe.algorithm.replay == "sampler"
         self._sampler = VLLMSampler(base_dir, recipe.sampler, recipe.adapter, seed=recipe.seed, log_file=log, routes=routes)
 
-    def exchange(self, requests: Sequence[Request]) -> list[Completion]:
-        return self._sampler.exchange(requests)
+    def exchange(
+        self, requests: Sequence[Request], client: str = "", version: int | None = None, wait: float | None = None
+    ) -> list[Completion]:
+        return self._sampler.exchange(requests, client, version, wait)
 
     def score(self, sequences: Sequence[Sequence[int]], version: int) -> list[list[float]]:
         return self._sampler.score(sequences, version)
 
-    def sync(self, adapter_dir: str, version: int) -> None:
-        self._sampler.sync(adapter_dir, version)
+    def sync(self, adapter_dir: str, version: int, activate: bool = True) -> None:
+        self._sampler.sync(adapter_dir, version, activate)
+
+    def release(self, version: int) -> None:
+        self._sampler.release(version)
 
     def resident(self, version: int) -> Mapping[str, str]:
         return self._sampler.resident(version)
@@ -117,22 +124,24 @@ class EpisodeActor:
         self._make_renderer = lambda tools: make_renderer(Path(base_dir), tools)
         self._sampler = Handle(sampler, log)
         self._open: dict[str, tuple[Any, Any]] = {}
+        self._stream: Stream | None = None
         self._done = 0
         self._environment("workflow")
 
     def _environment(self, name: str) -> tuple[Any, Any]:
         """The pool and the renderer of an environment, started at its first use."""
+        if name not in self._open:
+            self._open[name] = self._start(name)
+        return self._open[name]
+
+    def _start(self, name: str) -> tuple[Any, Any]:
         from frontier_tune.sandbox.pool import EnvironmentPool
 
-        if name not in self._open:
-            path, options = self._environments[name]
-            env = self._recipe.environment
-            real = env.allow_real_writes if name == "workflow" else ()
-            pool = EnvironmentPool(
-                path, self._root, options, env.workers, env.step_timeout_s, log=self._log, allow_real_writes=real
-            )
-            self._open[name] = pool, self._make_renderer(pool.description["schemas"])
-        return self._open[name]
+        path, options = self._environments[name]
+        env = self._recipe.environment
+        real = env.allow_real_writes if name == "workflow" else ()
+        pool = EnvironmentPool(path, self._root, options, env.workers, env.step_timeout_s, log=self._log, allow_real_writes=real)
+        return pool, self._make_renderer(pool.description["schemas"])
 
     def play(self, specs: Sequence[EpisodeSpec], where: str = "workflow") -> list[Trajectory]:
         from frontier_tune.episodes import play
@@ -156,6 +165,34 @@ class EpisodeActor:
             self._done = len(played)
         return played
 
+    def stream_put(self, groups: Sequence[Group]) -> None:
+        """Play ``groups`` while others call for other things; a thread and environments of its own, from the first call on."""
+        from frontier_tune.episodes.stream import Limits, Stream
+
+        if self._stream is None:
+            env, sampler, retry = self._recipe.environment, self._recipe.sampler, self._recipe.reliability
+            self._stream = Stream(
+                self._start,
+                _StreamSide(self._sampler),
+                Limits(env.max_turns, env.max_tokens_per_turn, sampler.max_model_len, sampler.max_sequences),
+                tries={Blame.INFRASTRUCTURE: retry.infrastructure_tries, Blame.ENVIRONMENT: retry.environment_tries},
+                restart=self._recipe.overlap.on_update == "restart",
+                lockstep=self._recipe.run.deterministic,
+            )
+        self._stream.put(groups)
+
+    def stream_take(self, seconds: float) -> list[Played]:
+        return self._stream.take(seconds) if self._stream else []
+
+    def stream_drop(self, ids: Sequence[str]) -> None:
+        if self._stream:
+            self._stream.drop(ids)
+
+    def stream_close(self) -> None:
+        if self._stream:
+            self._stream.close()
+        self._stream = None
+
     def progress(self) -> int:
         """Episodes finished of those that ``play`` is at."""
         return self._done
@@ -166,8 +203,20 @@ class EpisodeActor:
         return run_canaries(self._environment("workflow")[0], heldout, train, max_turns=self._recipe.environment.max_turns)
 
     def close(self) -> None:
+        self.stream_close()
         for pool, _ in self._open.values():
             pool.close()
+
+
+class _StreamSide:
+    """The sampler as a stream's: a client of its own, so that its completions go to nobody else."""
+
+    def __init__(self, sampler: Handle) -> None:
+        self._sampler = sampler
+
+    def exchange(self, requests: Sequence[Request], wait: float) -> list[Completion]:
+        done: list[Completion] = self._sampler.exchange(requests, "stream", None, wait)
+        return done
 
 
 class Handle:
@@ -215,10 +264,10 @@ class Crew:
     @classmethod
     def start(cls, base_dir: Path, recipe: Recipe, root: Path, environments: Environments, log: Path, learn: bool = True) -> Crew:
         """Start all at once (Ray must be up) and wait until they stand. Raises their typed errors."""
-        base, where = str(base_dir), str(log)
+        base, where, recipe = str(base_dir), str(log), share_threads(recipe)
         threads = {"OMP_NUM_THREADS": str(recipe.learner.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         sampler = _actor(SamplerActor, engine_environment(recipe.sampler.threads), 8).remote(base, recipe, where)
-        episodes = _actor(EpisodeActor, {"OMP_NUM_THREADS": "1"}, 2).remote(base, recipe, str(root), environments, sampler, where)
+        episodes = _actor(EpisodeActor, {"OMP_NUM_THREADS": "1"}, 4).remote(base, recipe, str(root), environments, sampler, where)
         threads["PYTHONPATH"] = str(root)  # where an algorithm of the workspace's own is imported from
         learner = _actor(LearnerActor, threads, 1).remote(base, recipe, where) if learn else None
         actors = [a for a in (episodes, sampler, learner) if a is not None]

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from frontier_tune.contracts import EpisodeSpec
+from frontier_tune.contracts import EpisodeSpec, Trajectory
 from frontier_tune.orchestration.actors import Handle
 from frontier_tune.orchestration.batch import Batch, collect
 from frontier_tune.orchestration.checkpoint import LoopState
@@ -19,7 +19,7 @@ from frontier_tune.orchestration.retry import ONCE_MORE, Retry
 
 
 class Source(Protocol):
-    """What the loop asks for, in this order: ``workflow``, ``more`` as often as dynamic sampling wants, ``rehearsal``, ``learned``."""
+    """What the loop asks for, in this order; ``more`` as often as dynamic sampling wants."""
 
     def workflow(self, step: int) -> Batch:
         """The groups of the workflow that step ``step`` (counted from 0) learns from."""
@@ -74,3 +74,16 @@ class Synchronous:
 
     def learned(self, state: LoopState) -> dict[str, Any]:
         return {}
+
+
+def numbered(batches: Sequence[Batch]) -> list[list[Trajectory]]:
+    """The trajectories as the learner takes them: it tells groups apart by their number alone.
+
+    Groups of different steps of the plan may have the same; then all are numbered anew, in their order.
+    """
+    found = [b.trajectories for b in batches]
+    groups = dict.fromkeys((t.spec.step, t.spec.group) for trajectories in found for t in trajectories)
+    if len({number for _, number in groups}) == len(groups):
+        return found
+    new = {name: n for n, name in enumerate(groups)}
+    return [[replace(t, spec=replace(t.spec, group=new[t.spec.step, t.spec.group])) for t in ts] for ts in found]

@@ -15,7 +15,7 @@ from frontier_tune.contracts import EpisodeSpec, GateFailed, LimitReached
 from frontier_tune.orchestration import checkpoint
 from frontier_tune.orchestration.actors import Crew
 from frontier_tune.orchestration.batch import Batch
-from frontier_tune.orchestration.batches import Source, Synchronous
+from frontier_tune.orchestration.batches import Source, Synchronous, numbered
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.dynamic import informative, top_up
 from frontier_tune.orchestration.groups import GroupPlan
@@ -84,7 +84,7 @@ class Loop:
         taught = any(b.has_signal(self.algorithm) for b in learned)  # without a difference in the rewards nothing is taught
         if taught:
             with self._phase("learning"):
-                metrics |= self.crew.learner.learn([b.trajectories for b in learned])
+                metrics |= self.crew.learner.learn(numbered(learned))
             metrics |= self._hand_over()
         played = [t for b in (batch, *more, *rehearsed) for t in b.trajectories]
         self.ledger.settle(number, self.state.version if taught else None, played, [t for b in learned for t in b.trajectories])

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,14 @@ def _train(
     ready: Ready, run: RunDir, crew: Any, state: LoopState, at: Path | None, scores: Measure, stop: StopRequest, note: Note
 ) -> LoopState:
     from frontier_tune.orchestration.loop import Loop
+    from frontier_tune.orchestration.overlap_source import ActorStreams, Overlapped, SideBySide, overlaps
     from frontier_tune.orchestration.parity import ParityGate, make_probes
     from frontier_tune.reporting.display import make_display
     from frontier_tune.reporting.metrics import Sinks
 
     recipe = ready.recipe
+    if overlaps(recipe):
+        crew = replace(crew, sampler=SideBySide(crew.sampler))
     if at is not None:
         crew.learner.load(str(at / "learner"))
     state.version = max(1, state.version)  # 0 is the base without an adapter
@@ -129,7 +133,14 @@ def _train(
 
         probe = scores.probe if recipe.run.eval_every else None
         try:
-            Loop(recipe, run, crew, plan, rehearsal, gate, state, log, stop, probe).train()
+            loop = Loop(recipe, run, crew, plan, rehearsal, gate, state, log, stop, probe)
+            if not overlaps(recipe):
+                loop.train()
+            else:
+                streams = ActorStreams([crew.episodes])
+                loop.overlapped = Overlapped(recipe, streams, plan, rehearsal, state, stop.check, loop.ledger)
+                loop.train()
+                streams.close()
         finally:
             sinks.close()
     crew.learner.save_adapter(str(run.adapter))

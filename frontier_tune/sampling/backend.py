@@ -222,12 +222,13 @@ class Backend:
         if len(tokens) > room:
             raise BadInput(f"a sequence of {len(tokens)} tokens; sampler.max_model_len leaves room for {room}")
 
-    def sample(self, request: Request, done: Callable[[Completion], None]) -> None:
-        """Open a request under the current version."""
+    def sample(self, request: Request, done: Callable[[Completion], None], number: int | None = None) -> None:
+        """Open a request under version ``number``, the current one by default."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        p, tokens, version = request.params, list(request.tokens), self.versions.current
+        p, tokens = request.params, list(request.tokens)
+        version = self.versions.current if number is None else self.versions.get(number)
         self._check_tokens(tokens, self.max_len - 1)
         if p.max_tokens < 1 or not p.temperature >= 0:
             raise BadInput(f"request {request.id}: max_tokens {p.max_tokens} and temperature {p.temperature}; at least 1 and 0")

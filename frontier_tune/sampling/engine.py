@@ -75,19 +75,22 @@ class VLLMSampler:
 
     # ---- what callers use
 
-    def exchange(self, requests: Sequence[Request], client: str = "") -> list[Completion]:
+    def exchange(
+        self, requests: Sequence[Request], client: str = "", version: int | None = None, wait: float | None = None
+    ) -> list[Completion]:
         """Hand in ``requests``; block until at least one of all that ``client`` handed in is finished; return those.
 
-        Returns an empty list at once where nothing is open. A request that can't be run comes back with finish "error".
+        ``version``: the policy to sample under, the current one by default. Returns an empty list at once where nothing is open,
+        and where nothing is finished after ``wait`` seconds. A request that can't be run comes back with finish "error".
         """
         requests = list(requests)
         with self._lock:
             self._check()
             self._open[client] = self._open.get(client, 0) + len(requests)
         if requests:
-            self._put(lambda backend: self._submit(backend, client, requests))
+            self._put(lambda backend: self._submit(backend, client, requests, version))
         with self._lock:
-            self._lock.wait_for(lambda: self._finished.get(client) or self._failure or not self._open.get(client))
+            self._lock.wait_for(lambda: self._finished.get(client) or self._failure or not self._open.get(client), wait)
             if self._failure:
                 self._check()
             done = self._finished.pop(client, [])
@@ -180,10 +183,10 @@ class VLLMSampler:
             with self._lock:
                 self._futures.discard(future)
 
-    def _submit(self, backend: Backend, client: str, requests: list[Request]) -> None:
+    def _submit(self, backend: Backend, client: str, requests: list[Request], version: int | None) -> None:
         for request in requests:
             try:
-                backend.sample(request, lambda completion: self._deliver(client, completion))
+                backend.sample(request, lambda completion: self._deliver(client, completion), version)
             except BadInput as e:
                 self._deliver(client, Completion(request.id, (), (), backend.versions.current.number, "error", str(e)))
 
