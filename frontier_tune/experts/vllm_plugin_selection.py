@@ -13,7 +13,7 @@ from vllm.lora.lora_model import LoRAModel
 from frontier_tune.experts import selection
 from frontier_tune.experts.canonical import CONFIG
 
-_stock_load = LoRAModel.from_local_checkpoint.__func__  # type: ignore[attr-defined]
+_stock_load = LoRAModel.from_local_checkpoint.__func__
 
 
 def _load(cls: Any, lora_dir: str, *args: Any, **kwargs: Any) -> Any:
