@@ -28,7 +28,7 @@ READY := .venv/.ready-$(DEVICE)-$(shell pwd | cksum | cut -d' ' -f1)
 PY    := .venv/bin/python
 TUNE  := .venv/bin/frontier-tune
 
-.PHONY: help setup tune tune-smoke eval test test-fast check base bench report doctor clean
+.PHONY: help setup tune tune-smoke eval test test-fast check base bench bench-algorithms report doctor clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,9 @@ check: $(READY) ## format, lint, types, import arrows
 
 bench: $(READY) ## every benchmark, or BENCH="name ...": writes benchmarks/results/<name>.json
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(PY) benchmarks/$$name.py --json benchmarks/results/$$name.json; done
+
+bench-algorithms: $(READY) ## every algorithm, three seeds each: hours, in slices (SLICES=2: two more runs)
+	$(PY) benchmarks/bench_algorithms.py $(if $(SLICES),--slices $(SLICES)) --json benchmarks/results/bench_algorithms.json
 
 doctor: $(READY) ## what this machine has and lacks, and what that means
 	@$(TUNE) doctor
