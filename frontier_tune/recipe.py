@@ -172,6 +172,7 @@ class Learner(Section):
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = Field(1.0, gt=0)
+    rollbacks: int = Field(1, ge=0, description="Times that a run may go back after three updates in a row that are not finite")
     tokens_per_microbatch: int = Field(8192, ge=64)
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(2, ge=1)

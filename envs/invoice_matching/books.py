@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from envs.invoice_matching.names import OWNERS, PRODUCTS, SUPPLIERS
+from envs.invoice_matching.conventions import CHOICES
+from envs.invoice_matching.names import OWNERS, SUPPLIERS
 
 THOUSAND = 1000
 EPOCH = date(2023, 1, 1)
@@ -34,7 +35,6 @@ class Line:
 
     key: str
     supplier: str
-    product: str
     owner: str
     ordered: int
     ordered_on: date
@@ -94,8 +94,8 @@ def draw_books(rng: random.Random, parts: Sequence[int], fits: Callable[[Line], 
     lines: list[Line] = []
     while len(lines) < len(parts):
         i = len(lines)
-        # The first half stands alone; then invoices that share something with one of those alternate with more of their own.
-        twin = rng.choice(lines[: len(parts) // 2]) if i >= len(parts) // 2 and i % 2 and shared else None
+        # The first half stands alone; then come those that share something with one of them, then more of their own.
+        twin = rng.choice(lines[: len(parts) // 2]) if i >= len(parts) // 2 and shared else None
         line = _line(rng, keys[i], int(numbers[i]), parts[i], twin, shared[-1] if twin else ())
         if fits(line):
             lines.append(line)
@@ -108,11 +108,10 @@ def draw_books(rng: random.Random, parts: Sequence[int], fits: Callable[[Line], 
 def _line(rng: random.Random, key: str, number: int, parts: int, twin: Line | None, shared: tuple[str, ...]) -> Line:
     ordered = rng.randint(40, 300)
     order_price = rng.randint(20 * THOUSAND, 100 * THOUSAND)
-    received = max(parts, round(ordered * rng.choice((1, 1, rng.uniform(0.8, 0.98), rng.uniform(1.02, 1.15)))))
-    accepted = max(parts, round(received * rng.choice((1, rng.uniform(0.8, 0.98)))))
-    basis = rng.choice((ordered, received, accepted))
-    billed = round(basis * rng.choice((1, 1, rng.uniform(0.85, 0.97), rng.uniform(1.01, 1.3), rng.uniform(1.01, 1.3))))
-    price = order_price + rng.choice((-1, 1, 1)) * rng.choice((0, round(THOUSAND * 0.3 * 40 ** rng.random())))
+    received = max(parts, round(ordered * rng.choice((1, rng.uniform(0.8, 0.98), rng.uniform(1.02, 1.2)))))
+    accepted = max(parts, round(received * rng.choice((1, rng.uniform(0.75, 0.98), rng.uniform(0.75, 0.98)))))
+    billed = _billed(rng, (ordered, received, accepted))
+    price = order_price + rng.choice((-1, 1, 1)) * _deviation(rng, order_price)
     invoiced = EPOCH + timedelta(days=rng.randrange(700))
     supplier, reference, freight = (
         rng.choice(SUPPLIERS),
@@ -132,7 +131,6 @@ def _line(rng: random.Random, key: str, number: int, parts: int, twin: Line | No
     return Line(
         key,
         supplier,
-        rng.choice(PRODUCTS),
         rng.choice(OWNERS),
         ordered,
         invoiced - timedelta(days=rng.randint(60, 120)),
@@ -166,6 +164,21 @@ def _receipts(rng: random.Random, received: int, accepted: int, parts: int, pric
 def _split(rng: random.Random, whole: int, parts: int) -> list[int]:
     cuts = sorted(rng.sample(range(1, whole), parts - 1)) if parts > 1 else []
     return [b - a for a, b in zip([0, *cuts], [*cuts, whole])]
+
+
+def _billed(rng: random.Random, bases: tuple[int, ...]) -> int:
+    """A quantity that lies on one of the limits of what may be billed, or between it and the next, or past the last."""
+    limits = sorted({(100 + allowance) * basis // 100 for allowance in CHOICES["allowance"] for basis in bases})
+    at = rng.randrange(len(limits))
+    return limits[at] if rng.random() < 0.2 else rng.randint(limits[at] + 1, [*limits, limits[-1] * 6 // 5][at + 1] + 1)
+
+
+def _deviation(rng: random.Random, price: int) -> int:
+    """None, or one that lies between two neighbouring limits of tolerance, or past the last: each as likely."""
+    limits = sorted(size * price // 100 if kind == "percent" else size * THOUSAND for kind, size in CHOICES["tolerance"])
+    gap = rng.randrange(len(limits) + 1)
+    low, high = ([0, *limits][gap], [*limits, limits[-1] * 3 // 2][gap])
+    return rng.randint(low, high) if gap else 0
 
 
 def _near(rng: random.Random, price: int) -> int:

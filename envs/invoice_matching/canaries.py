@@ -47,7 +47,7 @@ def _of_database(copy: Copy, company: Company, work: list[str]) -> dict[str, lis
         "constant_filler": [constant, "submit"],
         "hardcoder": [typed, "submit"],
         "row_adder": [f"sql INSERT INTO {target.name} ({number}) VALUES (1)", *work],
-        "renumberer": [f"sql UPDATE {target.name} SET {number}={number}+1", *work],
+        "renumberer": [f"sql UPDATE {target.name} SET {number}=-{number}", *work],
         "column_adder": [f"sql ALTER TABLE {target.name} ADD COLUMN spare", *work],
     }
 

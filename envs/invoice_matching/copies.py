@@ -63,7 +63,7 @@ def build(plan: Plan, number: int) -> Copy:
 
     A pure function of its arguments.
     """
-    for attempt in range(100):
+    for attempt in range(1000):
         rng = plan.random(f"books/{number}/{attempt}")
         books = draw_books(rng, plan.parts, plan.kind.fits)
         if plan.kind.told_apart(books, _ANY):

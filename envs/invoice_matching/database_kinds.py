@@ -19,6 +19,7 @@ class PriceCheck(DatabaseKind):
     reads = ("invoices", "orders")
     answer = "hold"
     flags = True
+    lines = (32, 48)
 
     def answers(self, company: Company, books: Books) -> Answers:
         kind, size = company.tolerance
@@ -52,6 +53,7 @@ class QuantityCheck(DatabaseKind):
     reads = ("invoices", "orders", "receipts")
     answer = "hold"
     flags = True
+    lines = (32, 48)
 
     def answers(self, company: Company, books: Books) -> Answers:
         most = 100 + company.allowance

@@ -11,80 +11,75 @@ from frontier_tune.sdk.workbook.layouts import Family as Layout
 
 # Of the database: names that need no quotes. A key has another name in every table of a database.
 TABLES: dict[str, tuple[str, ...]] = {
-    "orders": ("Orders", "Purchases", "Contracts", "Requests"),
-    "receipts": ("Receipts", "Deliveries", "Arrivals", "Inbound"),
+    "orders": ("Orders", "Purchases", "Contracts", "Bookings"),
+    "receipts": ("Receipts", "Deliveries", "Arrivals", "Intake"),
     "invoices": ("Invoices", "Bills", "Vouchers", "Billing"),
 }
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "key": ("PO", "Order_no", "Order_ref", "Contract", "Purchase"),
-    "number": ("Number", "Doc_no", "Voucher", "Entry"),
-    "reference": ("Reference", "Their_ref", "Bill_no", "Supplier_ref"),
+_QUANTITIES = {
+    "ordered": ("Ordered", "Wanted", "Requested", "Agreed"),
+    "received": ("Received", "Delivered", "Arrived", "Shipped"),
+    "accepted": ("Accepted", "Passed", "Usable", "Kept"),
+    "billed": ("Billed", "Quantity", "Pieces", "Invoiced"),
+}
+_SHARED = {
+    **_QUANTITIES,
     "supplier": ("Supplier", "Vendor", "Creditor", "Seller"),
-    "product": ("Product", "Item", "Article", "SKU"),
-    "owner": ("Owner", "Clerk", "Handler", "Contact"),
-    "ordered": ("Ordered", "Order_qty", "Wanted", "Requested"),
-    "received": ("Received", "Delivered", "Arrived", "Qty_in"),
-    "accepted": ("Accepted", "Passed", "Usable", "Qty_good"),
-    "billed": ("Billed", "Quantity", "Qty", "Pieces"),
-    "order_price": ("Price", "Agreed", "Unit_price", "Order_price"),
-    "price": ("Each", "Charged", "Billed_price", "Price_billed"),
+    "owner": ("Owner", "Clerk", "Contact", "Buyer"),
     "freight": ("Freight", "Shipping", "Carriage", "Haulage"),
     "tax": ("Tax", "VAT", "Duty", "Levy"),
-    "amount": ("Amount", "Total", "Gross", "Payable"),
-    "ordered_on": ("Order_date", "Ordered_on", "Placed", "Signed"),
-    "received_on": ("Arrival", "Received_on", "Delivery_date", "Dock_date"),
-    "invoice_date": ("Dated", "Invoice_date", "Issued", "Bill_date"),
-    "posting_date": ("Posted", "Posting_date", "Booked", "Entry_date"),
-    "status": ("Status", "State", "Stage", "Condition"),
+    "status": ("Status", "State", "Stage", "Phase"),
+}
+COLUMNS: dict[str, tuple[str, ...]] = {
+    **_SHARED,
+    "key": ("PO", "Contract", "Purchase", "Deal", "Commitment"),
+    "number": ("Number", "Entry", "Voucher", "Document"),
+    "reference": ("Reference", "Ref", "Invoice", "Bill"),
+    "order_price": ("Price", "Cost", "Rate", "Tariff"),
+    "price": ("Charged", "Each", "Unit", "Asked"),
+    "amount": ("Amount", "Total", "Gross", "Value"),
+    "ordered_on": ("Signed", "Placed", "Start", "Opened"),
+    "received_on": ("Arrival", "Delivery", "Landed", "Unloaded"),
+    "invoice_date": ("Dated", "Issued", "Written", "Sent"),
+    "posting_date": ("Posted", "Posting", "Booked", "Entered"),
     "hold": ("Hold", "Blocked", "Stop", "Held"),
-    "due": ("Due", "Due_on", "Payable_by", "Pay_date"),
+    "due": ("Due", "Payable", "Deadline", "Expiry"),
     "duplicate": ("Duplicate", "Repeated", "Twice", "Copied"),
 }
 
 # Of the workbook.
 SHEETS: dict[str, tuple[str, ...]] = {
-    "matching": ("Matching", "Comparison", "Check list", "Worksheet"),
-    "order_book": ("Order book", "Open orders", "Commitments", "Backlog"),
-    "goods_in": ("Goods in", "Dock log", "Intake", "Unloading"),
+    "matching": ("Matching", "Comparison", "Checks", "Overview"),
+    "order_book": ("Order book", "Commitments", "Backlog", "Summary"),
+    "goods_in": ("Goods in", "Journal", "Postings", "Records"),
     "other": ("Notes", "Archive", "Contacts", "Scratch"),
 }
 HEADERS: dict[str, tuple[str, ...]] = {
-    "key": ("Order number", "Order", "PO number", "Our order"),
+    **_SHARED,
+    "key": ("Order", "PO", "Contract", "Purchase"),
     "number": ("Number", "Doc no", "Ref", "Reference"),
-    "supplier": ("Supplier", "Vendor", "Creditor", "Seller"),
-    "owner": ("Owner", "Clerk", "Handled by", "Contact"),
     "memo": ("Memo", "Note", "Remark", "Text"),
-    "ordered": ("Ordered", "Order qty", "Quantity ordered", "Wanted"),
-    "received": ("Received", "Delivered", "Quantity in", "Arrived"),
-    "accepted": ("Accepted", "Passed", "Usable", "Quantity good"),
-    "billed": ("Billed", "Quantity", "Qty", "Pieces"),
-    "price": ("Price", "Unit price", "Each", "Price per piece"),
-    "order_price": ("Order price", "Ordered at", "Agreed price", "Our price"),
-    "contract_price": ("Contract price", "Frame price", "Contract rate", "Fixed price"),
-    "list_price": ("List price", "Catalogue", "Tariff", "Public price"),
-    "last_price": ("Last price", "Paid before", "Earlier price", "Previous price"),
-    "net": ("Net", "Goods", "Goods value", "Net amount"),
-    "freight": ("Freight", "Shipping", "Carriage", "Haulage"),
-    "tax": ("Tax", "VAT", "Duty", "Levy"),
-    "value": ("Value", "Amount", "Receipt value", "Worth"),
-    "status": ("Status", "State", "Stage", "Booking state"),
-    "payable": ("Payable", "To pay", "Released", "Approved amount"),
-    "claim": ("Claim", "Debit note", "Charge back", "Price claim"),
-    "total": ("Total", "Sum", "Total value", "Goods total"),
-    "discount": ("Discount", "Cash discount", "Deduction", "Early payment"),
+    "price": ("Price", "Unit price", "Each", "Charged"),
+    "order_price": ("Order price", "Order rate", "Order cost", "Agreed price"),
+    "contract_price": ("Contract price", "Contract rate", "Contract cost", "Fixed price"),
+    "list_price": ("List price", "List rate", "List cost", "Tariff"),
+    "last_price": ("Last price", "Last rate", "Last cost", "Previous price"),
+    "net": ("Net", "Goods", "Net value", "Goods value"),
+    "value": ("Value", "Amount", "Worth", "Cost"),
+    "payable": ("Payable", "Pay out", "Released", "Approved"),
+    "claim": ("Claim", "Difference", "Refunds", "Deviation"),
+    "total": ("Total", "Sum", "Balance", "Total value"),
+    "discount": ("Discount", "Discounts", "Markdown", "Rebate"),
 }
 SUPPLIERS = ("Alder", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Maple", "Oak", "Pine", "Rowan", "Spruce", "Willow")
-PRODUCTS = ("Bolt", "Cable", "Drill", "Filter", "Gasket", "Hinge", "Lamp", "Motor", "Pump", "Valve")
 OWNERS = ("Ana", "Ben", "Chen", "Dara", "Eli", "Fay", "Gus", "Ida")
 MEMOS = ("checked", "see file", "late", "corrected", "by mail", "urgent", "split", "none")
 
 
 @dataclass(frozen=True)
 class Family:
-    """How a company's systems look: the layout of its sheets, and how its database writes names."""
+    """How a company's systems look: the layout of its sheets, and what its database puts before and after a table's name."""
 
     name: str
-    lower: bool = False
     prefix: str = ""
     suffix: str = ""
 
@@ -93,25 +88,22 @@ class Family:
         return LAYOUTS[self.name]
 
     def table(self, name: str) -> str:
-        return self.prefix + self.column(name) + self.suffix
-
-    def column(self, name: str) -> str:
-        return name.lower() if self.lower else name
+        return self.prefix + name + self.suffix
 
 
 FAMILIES: dict[str, tuple[Family, ...]] = {
     "train": (
         Family("plain"),
-        Family("titled", lower=True),
-        Family("shifted", lower=True, prefix="ap_"),
-        Family("gappy", prefix="T_"),
-        Family("totalled", lower=True, suffix="_all"),
-        Family("annotated", suffix="_log"),
+        Family("titled", suffix="_data"),
+        Family("shifted", prefix="GL_"),
+        Family("gappy"),
+        Family("totalled", suffix="_lines"),
+        Family("annotated", prefix="Open_"),
     ),
     "heldout": (
-        Family("banner", lower=True, prefix="fin_"),
-        Family("ragged", suffix="_tab"),
-        Family("margin", lower=True, prefix="ap_", suffix="_log"),
+        Family("banner", suffix="_items"),
+        Family("ragged", prefix="Last_"),
+        Family("margin", prefix="GL_", suffix="_data"),
     ),
 }
 FAMILY = {f.name: f for families in FAMILIES.values() for f in families}

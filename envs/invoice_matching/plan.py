@@ -11,7 +11,7 @@ from envs.invoice_matching.names import COLUMNS, FAMILY, HEADERS, SHEETS, TABLES
 
 # Columns of each table: those that have to be there, and those that may.
 _TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "orders": (("key", "ordered", "order_price"), ("supplier", "product", "ordered_on")),
+    "orders": (("key", "ordered", "order_price"), ("supplier", "owner", "ordered_on")),
     "receipts": (("key", "received", "accepted", "received_on"), ("status", "owner")),
     "invoices": (
         ("number", "key", "supplier", "reference", "invoice_date", "posting_date", "billed", "price", "amount"),
@@ -77,7 +77,7 @@ def _table(rng: random.Random, role: str, kind: Kind, family: Family, taken: set
     own: set[str] = set()
     columns = {}
     for r in roles:
-        columns[r] = family.column(draw_name(rng, COLUMNS[r], keys if r == "key" else own))
+        columns[r] = draw_name(rng, COLUMNS[r], keys if r == "key" else own)
     return TableName(role, family.table(draw_name(rng, TABLES[role], taken)), columns)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from frontier_tune.learning.learner import Learner
 
 STATE, OPTIMIZER = "learner.json", "optimizer.safetensors"
-_COUNTERS = ("seed", "steps", "version", "bad_updates", "bad_in_a_row")
+_COUNTERS = ("seed", "steps", "version")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -68,6 +68,7 @@ def save(learner: Learner, directory: Path) -> None:
         learner.critic.save(directory)
     state = {
         **{name: getattr(learner, name) for name in _COUNTERS},
+        **learner.guard.counts(),
         "base": fingerprint(learner.policy),
         "coefficients": asdict(learner.coefficients),
         "optimizer_steps": steps,
@@ -106,5 +107,6 @@ def load(learner: Learner, directory: Path) -> None:
     torch.set_rng_state(tensors["torch"])
     for name in _COUNTERS:
         setattr(learner, name, state[name])
+    learner.guard.set_counts(state)
     if "coefficients" in state:  # of the controllers; earlier states have none to restore
         learner.coefficients = Coefficients(**state["coefficients"])

@@ -62,7 +62,8 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     return int(differs[0]) if len(differs) else shortest
 
 
-def _units(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None) -> list[list[int]]:
+def units(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None) -> list[list[int]]:
+    """Indexes of the sequences of each group, in the order of their first; without groups each sequence alone."""
     by_group: dict[int, list[int]] = {}
     for i in range(len(sequences)):
         by_group.setdefault(i if groups is None else groups[i], []).append(i)
@@ -77,7 +78,7 @@ def plan(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None, budge
     batches: list[list[int]] = []
     current: list[int] = []
     used = 0
-    for unit in _units(sequences, groups):
+    for unit in units(sequences, groups):
         prefix = common_prefix([sequences[i] for i in unit]) if len(unit) > 1 else 0
         fresh = True  # the prefix counts once a micro-batch
         for i in unit:
@@ -106,7 +107,7 @@ def pack(
     if any(len(s) == 0 for s in sequences):
         raise ValueError("an empty sequence can't be packed")
     layout = _Layout(sequences, sequences if keys is None else keys)
-    for unit in _units(sequences, groups):
+    for unit in units(sequences, groups):
         layout.node(unit, 0)
 
     def tensor(values: list[np.ndarray]) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from frontier_tune.algorithms import kl
 from frontier_tune.experts.routing.replay import Replay, code_dtype
 from frontier_tune.learning.batch import Batch, Sample
+from frontier_tune.learning.parallel import World
 
 Mode = Literal["none", "learner", "sampler"]
 _TALLIES = 5  # tokens, flipped ones, KL of both kinds, routes that differ
@@ -29,6 +30,15 @@ class Replayer:
     def __init__(self, mode: Mode, replay: Replay) -> None:
         self.mode, self.replay = mode, replay
         self.tally = torch.zeros(_TALLIES, dtype=torch.float64)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, K) of routes."""
+        return len(self.replay.layers), self.replay.top_k
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger[Any]]:
+        return code_dtype(self.replay.experts)
 
     def check(self, members: Sequence[Sample]) -> None:
         """Raise ValueError where a sample's routes don't fit the model, or are missing where they are to be replayed."""
@@ -71,7 +81,7 @@ class Replayer:
 
     def record(self, own_TLK: Tensor, b: Batch) -> list[np.ndarray]:
         """The routers' own choice by sequence, for a later replay."""
-        own = own_TLK.cpu().numpy().astype(code_dtype(self.replay.experts))
+        own = own_TLK.cpu().numpy().astype(self.dtype)
         return [own[rows] for rows in b.packed.rows]
 
     @torch.no_grad()
@@ -86,9 +96,10 @@ class Replayer:
         numbers = (flipped_M.numel(), flipped_M.sum(), kl_M[flipped_M].sum(), kl_M[~flipped_M].sum(), differs_ML.sum())
         self.tally += torch.tensor([float(n) for n in numbers], dtype=torch.float64)
 
-    def metrics(self) -> dict[str, float]:
-        """Of what was counted, which is forgotten: see ``Learner.update``."""
-        tokens, flipped, kl_flipped, kl_kept, differing = self.tally.tolist()
+    def metrics(self, world: World | None) -> dict[str, float]:
+        """Of what was counted, by all ranks, and is forgotten now: see ``Learner.update``."""
+        tally = self.tally.tolist()
+        tokens, flipped, kl_flipped, kl_kept, differing = tally if world is None else world.add_numbers(tally)
         self.tally.zero_()
         if not tokens:
             return {}

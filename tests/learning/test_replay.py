@@ -34,7 +34,7 @@ def perturbed(learner: Learner, std: float = 0.1) -> Learner:
 
 def as_sampled(learner: Learner, played):
     """Log-probabilities as the learner itself has them; with routes where it replays the sampler's."""
-    measured = learner._measure(samples(played, [0.0] * len(played), 61), False).logprob
+    measured = learner.passes.measure(samples(played, [0.0] * len(played), 61), False).logprob
     for t, values in zip(played, measured, strict=True):
         t.logprobs = np.zeros(len(t.tokens)).tolist()
         for at, value in zip(np.flatnonzero(t.mask), values, strict=True):
@@ -120,7 +120,7 @@ def test_replay_of_the_learners_own_routes_holds_them_over_a_steps_updates(bases
     played, advantages = episodes()
     overrides = ("algorithm.replay=learner", "algorithm.epochs=3", "learner.learning_rate=0.3", "learner.max_grad_norm=100")
     learner = perturbed(Learner(bases(), recipe(*overrides)))
-    start = [s.copy() for s in learner._measure(samples(played, advantages, 61), False, record=True).routes]
+    start = [s.copy() for s in learner.passes.measure(samples(played, advantages, 61), False, record=True).routes]
     taken = []
     watching = learner.replayer.replay.watching
 
@@ -130,9 +130,9 @@ def test_replay_of_the_learners_own_routes_holds_them_over_a_steps_updates(bases
 
     monkeypatch.setattr(learner.replayer.replay, "watching", spy)
     learner.update(played, advantages)
-    after = learner._measure(samples(played, advantages, 61), False, record=True).routes
+    after = learner.passes.measure(samples(played, advantages, 61), False, record=True).routes
     assert any((a != b).any() for a, b in zip(start, after, strict=True))  # by itself the router would have left them
-    batch = learner._batch([replace(s, old_routes=r) for s, r in zip(samples(played, advantages, 61), start, strict=True)], None)
+    batch = learner.passes.batch([replace(s, old_routes=r) for s, r in zip(samples(played, advantages, 61), start, strict=True)])
     assert sum(t is not None for t in taken) == 3  # one micro-batch in each of three epochs
     assert all(torch.equal(t, batch.forced_TLK) for t in taken if t is not None)
 

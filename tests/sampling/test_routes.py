@@ -25,16 +25,12 @@ def ask(name, tokens, seed, routes_from=0):
     return Request(name, tuple(tokens), SamplingParams(LENGTH, seed=seed), routes_from)
 
 
-@pytest.fixture(scope="module")
-def sampler(tmp_path_factory):
-    """A sampler in bfloat16 that keeps routes."""
-    from frontier_tune.sampling.engine import VLLMSampler
-
-    root = tmp_path_factory.mktemp("routes")
-    base = tiny.build_base(root / "base", std=0.15)
-    section = recipe.Sampler(dtype="bfloat16", max_model_len=300, max_sequences=32, kv_cache_mb=16, threads=1)
-    with VLLMSampler(base, section, recipe.Adapter(rank=4, alpha=6.0), log_file=root / "engine.log", routes=True) as made:
-        yield made, base
+@pytest.fixture
+def sampler(setups):
+    """A sampler in bfloat16 that keeps routes and serves an adapter that changes nothing, and its base."""
+    setup = setups("qwen3_moe", "bfloat16")
+    setup.sampler.sync(setup.write("zero-routes", std=0.0), setup.next_version())
+    return setup.sampler, setup.base
 
 
 def episodes(sampler, groups=6, members=4):
