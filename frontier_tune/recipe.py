@@ -174,6 +174,7 @@ class Learner(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     rollbacks: int = Field(1, ge=0, description="Times that a run may go back after three updates in a row that are not finite")
     tokens_per_microbatch: int = Field(8192, ge=64)
+    activation_checkpointing: bool = Field(False, description="Keep a layer's input alone, compute the rest again in backward")
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(2, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -244,6 +245,34 @@ class Reliability(Section):
     max_dropped_groups: int | None = Field(None, ge=0, description="Groups lost to failures, in the whole run; then it stops")
 
 
+class Placement(Section):
+    """Where the actors of a run live: docs/production.md. The defaults are one sampler and one learner on this machine.
+
+    ``gpus_per_node`` states the hardware that a plan is made for; without it a run takes this machine as it is.
+    """
+
+    address: str | None = Field(None, description="Of a running Ray cluster; default: the run starts its own, here")
+    nodes: int = Field(1, ge=1)
+    gpus_per_node: int | None = Field(None, ge=0, description="Default: what this machine has; 0: a plan for CPUs alone")
+    gpu_memory_gib: float | None = Field(None, gt=0, description="Of one GPU, as its driver states it (an H100 of 80 GB: 79.6)")
+    node_memory_gib: float | None = Field(None, gt=0, description="Main memory of a node; default: this machine's")
+    layout: Literal["colocated", "disaggregated"] = Field(
+        "colocated", description="Samplers and learners on the same GPUs, or not"
+    )
+    samplers: int = Field(1, ge=1)
+    tensor_parallel: int = Field(1, ge=1, description="GPUs of a node that one sampler's weights are split over")
+    learners: int = Field(1, ge=1, description="Data-parallel learners, one GPU each")
+    shard_base: bool = Field(False, description="Split the frozen base over the learners (FSDP2); each has the whole adapter")
+    episode_actors: int = Field(1, ge=1, description="Actors that play episodes, each with environment.workers processes")
+    sampler_tokens_per_second: float | None = Field(None, gt=0, description="Of one sampler, by a measurement of yours")
+    learner_tokens_per_second: float | None = Field(None, gt=0, description="Of one learner, the same way")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all nodes; 0 where none are stated."""
+        return self.nodes * (self.gpus_per_node or 0)
+
+
 class Tracking(Section):
     """Where metrics go besides metrics.jsonl. Nothing leaves the machine unless a mode says so."""
 
@@ -265,6 +294,8 @@ _DETERMINISTIC: dict[str, dict[str, Any]] = {"learner": {"threads": 1}, "sampler
 class Recipe(Section):
     seed: int = Field(0, ge=0)
     base: str = Field("nano", description="'nano' (ships with the repository), a directory, or a hub id")
+    base_config: str | None = Field(None, description="config.json for --dry-run where the base isn't here")
+    base_download: bool = Field(False, description="Whether a hub id that isn't on this machine may be downloaded")
     company: Company = Company()
     environment: Environment = Environment()
     algorithm: Algorithm = Algorithm()
@@ -272,6 +303,7 @@ class Recipe(Section):
     learner: Learner = Learner()
     sampler: Sampler = Sampler()
     parity: Parity = Parity()
+    placement: Placement = Placement()
     run: Run = Run()
     reliability: Reliability = Reliability()
     overlap: Overlap = Overlap()

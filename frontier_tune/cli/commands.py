@@ -30,12 +30,12 @@ def tune(a: argparse.Namespace) -> int:
         resumed.lock()
         # Before anything is written: evaluations of a run without a checkpoint yet are taken over, too.
         checkpoint.same_recipe(recipes.load(resumed.recipe_file), recipe, resumed.recipe_file)
-    ready = preflight.check(recipe, file)
     if a.dry_run:
-        from frontier_tune.orchestration import plan
+        from frontier_tune.orchestration.dry_run import dry_run
 
-        note(f"# resolved recipe\n{recipes.dump(recipe)}\n# plan\n{plan.describe(ready.plan, recipe, ready.counts)}")
+        note(dry_run(recipe, file))
         return 0
+    ready = preflight.check(recipe, file)
     run = resumed or run_dir.create(ready.root, recipe, ready.name)
     note(f"run        {run.root}")
     with run:

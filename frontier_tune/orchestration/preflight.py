@@ -11,6 +11,7 @@ from typing import Any
 from frontier_tune.contracts import BadInput, Failure, Message, Task
 from frontier_tune.orchestration import overlap
 from frontier_tune.orchestration import plan as plans
+from frontier_tune.orchestration.base import find
 from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.recipe import Recipe
 
@@ -110,24 +111,24 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     from transformers import AutoConfig
 
     from frontier_tune.algorithms import registry
-    from frontier_tune.bases import load
     from frontier_tune.experts import families
     from frontier_tune.native import build
     from frontier_tune.sdk.tasks import check_disjoint
 
     root = find_root(recipe, recipe_file)
     overlap.check(recipe, registry.build(recipe, root))  # an unknown algorithm, or settings that don't fit together
-    base = load(recipe.base).directory
+    base = find(recipe)
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     families.peft_config(recipe.adapter, config)  # a dense base, or targets that match nothing
-    _check_lengths(recipe, config)
+    plans.require(recipe, config)  # what a plan may ask for and this version can't run
+    check_lengths(recipe, config)
     build.build()  # here, once, where a missing compiler is told clearly: actors load what lies there then
     env = recipe.environment
     options = environment_options(recipe, root)
     with environment(env.path, root, options) as pool:
         check_effects(recipe, root, pool.description["effects"])
-        train = _tasks(pool, "train", env.train_tasks, recipe.seed)
-        heldout = _tasks(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
+        train = draw(pool, "train", env.train_tasks, recipe.seed)
+        heldout = draw(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
         check_disjoint(train, heldout)
         renderer = make_renderer(base, pool.description["schemas"])
         begun = [_begin(pool, task) for task in [*train[:TRIED], *heldout[:TRIED]]]
@@ -137,9 +138,15 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     check_disjoint(rehearsal, general)
     openings = _rendered(recipe, renderer, begun)
     plan = plans.make(recipe, config, root, recipe_file.stem)
-    directory = Path(recipe.run.directory) if recipe.run.directory else root / "runs"
+    directory = run_directory(recipe, root)
     plans.require_resources(plan, directory)
+    plans.require_here(plan)
     return Ready(recipe, recipe_file.stem, root, base, config, options, plan, train, heldout, general, rehearsal, openings)
+
+
+def run_directory(recipe: Recipe, root: Path) -> Path:
+    """Where runs of the recipe are written."""
+    return Path(recipe.run.directory) if recipe.run.directory else root / "runs"
 
 
 def make_renderer(base: Path, tools: Sequence[dict[str, Any]]) -> Any:
@@ -155,7 +162,8 @@ def make_renderer(base: Path, tools: Sequence[dict[str, Any]]) -> Any:
     return renderer_for(tokenizer, tools)
 
 
-def _tasks(pool: Any, split: str, n: int, seed: int) -> list[Task]:
+def draw(pool: Any, split: str, n: int, seed: int) -> list[Task]:
+    """Tasks of a split. Raises BadInput where there are none."""
     tasks: list[Task] = pool.tasks(split, n, seed)
     if not tasks:
         raise BadInput(f"environment: the {split} task set is empty; let tasks() return at least one")
@@ -166,7 +174,7 @@ def _general(root: Path, split: str, n: int, seed: int) -> list[Task]:
     if n == 0:
         return []
     with environment(GENERAL, root, {}) as pool:
-        return _tasks(pool, split, n, seed)
+        return draw(pool, split, n, seed)
 
 
 def _begin(pool: Any, task: Task) -> list[Message]:
@@ -184,7 +192,8 @@ def _begin(pool: Any, task: Task) -> list[Message]:
                 return [Message(**m) for m in result["messages"]]
 
 
-def _check_lengths(recipe: Recipe, config: Any) -> None:
+def check_lengths(recipe: Recipe, config: Any) -> None:
+    """Raises BadInput where the context is longer than the base's."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions and recipe.sampler.max_model_len > positions:
         raise BadInput(
