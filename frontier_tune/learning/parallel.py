@@ -43,6 +43,7 @@ class World:
         if device.type == "cuda":
             if not dist.is_nccl_available():
                 raise BadInput("placement.learners: this torch has no nccl, which learners on GPUs need; set it to 1")
+            torch.cuda.set_device(device)
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
             return cls(rank, size, device, dist.ProcessGroupNCCL(store, rank, size, options))

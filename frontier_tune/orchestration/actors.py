@@ -79,11 +79,11 @@ class SamplerActor:
 class LearnerActor:
     """The learner, and its canary adapter for the parity gate."""
 
-    def __init__(self, base_dir: str, recipe: Recipe, log: str | None) -> None:
+    def __init__(self, base_dir: str, recipe: Recipe, log: str | None, world: Any = None) -> None:
         _open_log(log)
         from frontier_tune.learning.learner import Learner
 
-        self._learner = Learner(base_dir, recipe)
+        self._learner = Learner(base_dir, recipe, world=world)
 
     def learn(self, batches: Sequence[Sequence[Trajectory]]) -> Mapping[str, float]:
         return self._learner.learn(batches)
