@@ -79,6 +79,17 @@ def evaluate(a: argparse.Namespace) -> int:
     return 0
 
 
+def status(a: argparse.Namespace) -> int:
+    import json
+
+    from frontier_tune.orchestration import run_dir
+    from frontier_tune.orchestration import status as statuses
+
+    found = statuses.gather(run_dir.find(Path.cwd(), a.target))
+    note(json.dumps(found, indent=1) if a.json else statuses.describe(found))
+    return 0
+
+
 def report(a: argparse.Namespace) -> int:
     from frontier_tune.reporting import report as reports
 

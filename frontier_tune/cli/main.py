@@ -45,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", help="directory for the evaluation of such an adapter (default: runs/eval-<name>)")
     p.set_defaults(run="evaluate")
 
+    p = sub.add_parser("status", help="how far a run is: live or dead, phase, success, cost, failures, what is slow, the ledger")
+    p.add_argument("target", metavar="RUN", nargs="?", default="latest")
+    p.add_argument("--json", action="store_true", help="the same as JSON")
+    p.set_defaults(run="status")
+
     p = sub.add_parser("report", help="write report.html and learning-curve.png of a run again")
     p.add_argument("target", metavar="RUN", nargs="?", default="latest")
     p.set_defaults(run="report")

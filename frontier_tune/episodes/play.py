@@ -174,6 +174,25 @@ class _Player:
         return episode.trajectory
 
 
+@dataclass
+class Watch:
+    """What a ``play`` is at."""
+
+    player: _Player | None = None
+
+    def slowest(self, most: int = 3) -> list[dict[str, Any]]:
+        """The episodes under way that began first: ``task``, ``seconds``, ``turns``, and ``where`` they are."""
+        if self.player is None:
+            return []
+        now = time.monotonic()
+        found = [
+            {"task": e.trajectory.spec.task.hash, "seconds": now - e.started, "turns": e.trajectory.turns, "where": where}
+            for where, running in (("environment", self.player.in_environment), ("sampler", self.player.in_sampler))
+            for e in list(running.values())
+        ]
+        return sorted(found, key=lambda e: -e["seconds"])[:most]
+
+
 def play(
     specs: Iterable[EpisodeSpec],
     pool: Pool,
@@ -185,6 +204,7 @@ def play(
     max_model_len: int,
     concurrency: int,
     lockstep: bool = False,
+    watch: Watch | None = None,
 ) -> Iterator[Trajectory]:
     """Play every spec once; yield each trajectory when it ends, in any order.
 
@@ -196,8 +216,11 @@ def play(
     ``lockstep``: turn by turn. All environments answer, then all turns that are due are sampled as one batch, in the order of the
     specs. An engine's arithmetic depends on what else is in its batch; here that follows from the specs alone, not from which
     environment was quicker, so that the same specs give the same bits. Slower: the longest turn of a round holds all up.
+    ``watch`` can be asked, from another thread, what is under way.
     """
     player = _Player(pool, renderer, max_turns, max_tokens_per_turn, max_model_len)
+    if watch is not None:
+        watch.player = player
     planned = iter(specs)
     try:
         while lockstep:

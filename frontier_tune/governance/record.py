@@ -25,7 +25,7 @@ FILE = "record.json"
 BUILD_TYPE = "urn:frontier-tune:tune:v1"
 # Rebuilt from the rest, or written on after the record: not covered (docs/run-directory.md).
 _DIRECTORIES = {"checkpoints", "sync", "wandb", "tensorboard", "evaluations"}
-NOT_COVERED = frozenset({FILE, "report.html", "learning-curve.png", "engine.log", "lock", *_DIRECTORIES})
+NOT_COVERED = frozenset({FILE, "report.html", "learning-curve.png", "engine.log", "lock", "status.json", *_DIRECTORIES})
 PACKAGES = (
     "torch",
     "transformers",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.contracts import Blame, EpisodeSpec, Trajectory
-from frontier_tune.orchestration.actors import Handle
+from frontier_tune.orchestration.handle import Handle
 from frontier_tune.orchestration.retry import ONCE_MORE, Retry
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from frontier_tune.contracts import EpisodeSpec, Trajectory
-from frontier_tune.orchestration.actors import Handle
 from frontier_tune.orchestration.batch import Batch, collect
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.groups import GroupPlan
+from frontier_tune.orchestration.handle import Handle
 from frontier_tune.orchestration.ledger import Ledger
 from frontier_tune.orchestration.retry import ONCE_MORE, Retry
 

@@ -59,6 +59,7 @@ class LoopState:
     episodes: int = 0
     retried: int = 0
     masked: int = 0
+    dropped: int = 0
     seconds: float = 0.0
     tolerance: float | None = None
     recent_success: list[float] = field(default_factory=list)

@@ -128,11 +128,13 @@ class Ledger:
                 attempt=(tries or {}).get(played[0].spec.group, 0),
             )
 
-    def settle(self, step: int, version: int | None, played: Iterable[Trajectory], learned: Iterable[Trajectory]) -> None:
+    def settle(self, step: int, version: int | None, played: Iterable[Trajectory], learned: Iterable[Trajectory]) -> int:
         """The end of every group of a step: ``version`` is the policy that the update made, None where there was none.
 
-        ``played``: all episodes of the step, group by group; ``learned``: those that the learner was given.
+        ``played``: all episodes of the step, group by group; ``learned``: those that the learner was given. Returns how many
+        groups were lost to failures.
         """
+        lost = 0
         given = {name(t.spec) for t in learned if t.trainable}
         for group, members in groupby(played, lambda t: name(t.spec)):
             failures = [t.failure for t in members if t.failure and not t.trainable]
@@ -141,7 +143,9 @@ class Ledger:
             elif version is None and not failures:
                 self.dropped(group, step=step, reason="no difference in the step's rewards")
             else:
+                lost += bool(failures)
                 self.dropped(group, step=step, reason=f"failed: {failures[0].kind}" if failures else "rewards all equal")
+        return lost
 
     # -- places -------------------------------------------------------------------------------------------------------
 

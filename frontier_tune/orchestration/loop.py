@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,17 +12,19 @@ from typing import Any
 from frontier_tune.algorithms import registry
 from frontier_tune.algorithms.base import Algorithm
 from frontier_tune.contracts import EpisodeSpec, GateFailed, LimitReached
-from frontier_tune.orchestration import checkpoint
-from frontier_tune.orchestration.actors import Crew
+from frontier_tune.orchestration import checkpoint, limits
 from frontier_tune.orchestration.batch import Batch
 from frontier_tune.orchestration.batches import Source, Synchronous, numbered
 from frontier_tune.orchestration.checkpoint import LoopState
+from frontier_tune.orchestration.crew import Crew
 from frontier_tune.orchestration.dynamic import informative, top_up
 from frontier_tune.orchestration.groups import GroupPlan
+from frontier_tune.orchestration.handle import ActorDied
 from frontier_tune.orchestration.ledger import Ledger
 from frontier_tune.orchestration.parity import ParityGate
 from frontier_tune.orchestration.retry import Retry
 from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.orchestration.status import Status
 from frontier_tune.orchestration.stop import Stopped, StopRequest
 from frontier_tune.recipe import Recipe
 
@@ -46,6 +48,8 @@ class Loop:
     probe: Callable[[int], dict[str, Any]] | None = None
     overlapped: Source | None = None
     ledger: Ledger = None  # type: ignore[assignment]  # where none is given, the run's, as it stood at ``state``
+    status: Status = field(default_factory=Status)
+    _whole: bool = True  # the learner holds ``state``, not a part of the step after it
     _phases: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,7 +57,8 @@ class Loop:
             self.ledger = Ledger.open(self.run.ledger, self.state.ledger)
 
     def train(self) -> LoopState:
-        """Raises Stopped (saved), LimitReached (saved), GateFailed (not saved: the last checkpoint stands)."""
+        """Raises Stopped (saved), LimitReached (saved), GateFailed (not saved: the last checkpoint stands), ActorDied (saved
+        where the learner lives and isn't in the middle of a step)."""
         try:
             while self.state.step < self.recipe.run.steps and not self._good_enough():
                 self.stop.check()
@@ -63,6 +68,11 @@ class Loop:
                     self.save()
         except GRACEFUL:
             self.save()
+            raise
+        except ActorDied as e:
+            if self._whole and e.role != "learner":
+                with suppress(ActorDied):
+                    self.save()
             raise
         self.save()
         return self.state
@@ -82,12 +92,15 @@ class Loop:
         chosen = informative([batch, *more], self.plan.groups_per_step) if more else batch
         learned = [b for b in (chosen, *rehearsed) if b.trajectories]
         taught = any(b.has_signal(self.algorithm) for b in learned)  # without a difference in the rewards nothing is taught
+        self._whole = False
         if taught:
             with self._phase("learning"):
                 metrics |= self.crew.learner.learn(numbered(learned))
             metrics |= self._hand_over()
         played = [t for b in (batch, *more, *rehearsed) for t in b.trajectories]
-        self.ledger.settle(number, self.state.version if taught else None, played, [t for b in learned for t in b.trajectories])
+        self.state.dropped += self.ledger.settle(
+            number, self.state.version if taught else None, played, [t for b in learned for t in b.trajectories]
+        )
         metrics |= self.source.learned(self.state)
         for general in rehearsed:
             metrics |= {"rehearsal_success": general.success, "rehearsal_tokens": general.tokens_sampled}
@@ -97,12 +110,14 @@ class Loop:
         seconds = time.monotonic() - began
         self.state.add(number, [batch, *rehearsed, *more], seconds, RUNNING)
         self.state.ledger = self.ledger.mark
+        self._whole = True
         row = {
             "step": number,
             "time": time.time(),
             "seconds": seconds,
             **batch.metrics(seconds),
             **metrics,
+            "dropped_groups": self.state.dropped,
             "phases": self._phases,
         }
         try:
@@ -203,12 +218,7 @@ class Loop:
 
     def _used_up(self, tokens: int = 0, seconds: float = 0.0) -> str | None:
         """Which budget is used up, if one is, after so many tokens and seconds of a step that isn't counted yet."""
-        run, tokens, seconds = self.recipe.run, self.state.tokens_sampled + tokens, self.state.seconds + seconds
-        if run.max_tokens is not None and tokens >= run.max_tokens:
-            return f"{tokens:,} tokens sampled, run.max_tokens is {run.max_tokens:,}"
-        if run.max_hours is not None and seconds >= run.max_hours * 3600:
-            return f"{seconds / 3600:.2f} h of training, run.max_hours is {run.max_hours:g}"
-        return None
+        return limits.used_up(self.recipe, self.state.tokens_sampled + tokens, self.state.seconds + seconds, self.state.dropped)
 
     def _within_failures(self, played: Sequence[Batch]) -> None:
         """All batches as one: a round of one group says little about the infrastructure."""
@@ -223,6 +233,7 @@ class Loop:
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         began = time.monotonic()
+        self.status.phase(name, self.state)
         try:
             yield
         finally:

@@ -10,10 +10,10 @@ import ray
 
 from frontier_tune.contracts import Completion, EpisodeSpec, Request
 from frontier_tune.episodes.stream import Group, Played
-from frontier_tune.orchestration.actors import Handle
 from frontier_tune.orchestration.batch import Batch
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.groups import GroupPlan
+from frontier_tune.orchestration.handle import Handle
 from frontier_tune.orchestration.ledger import Ledger
 from frontier_tune.orchestration.overlap import Ticket, Window
 from frontier_tune.orchestration.parity import CANARY_VERSIONS
