@@ -3,7 +3,8 @@
 Each segment attends to itself in a causal, right-padded block (no mask is needed: no real token sees a padded one), each group's
 rests attend to their prefix in one rectangle, and the two parts of a softmax are merged by their log-sum-exp (as blocks are in
 FlashAttention, arXiv:2205.14135, algorithm 1). Backward gives each block the *merged* output and log-sum-exp, with which the
-block's gradients are exactly its share of the whole softmax's.
+block's gradients are exactly its share of the whole softmax's. In float32 on a CPU the native kernel does all this in one sweep
+each way over the rows where they lie; the calls of torch's kernels on padded copies remain for other types and widths.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from frontier_tune.learning.packing import Packed
+from frontier_tune.native import build
 
 NAME = "frontier_tune_packed"
 # Stands for "no weight at all" in the log-sum-exp of padded slots, where exp(score - lse) must vanish and not overflow.
 _PADDED_LSE = 1e30
+_NATIVE_WIDTH = 256  # the widest head of the native kernel
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -80,6 +83,32 @@ class _PackedAttentionCPU(torch.autograd.Function):
         return dq, dk, dv, None, None
 
 
+class _NativeAttention(torch.autograd.Function):
+    """The same by the native kernel, which reads the rows where they are: no padded copies, one sweep each way."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float) -> Tensor:
+        q, k, v = (x.contiguous() for x in (q, k, v))
+        out, lse = torch.empty_like(q), q.new_empty(q.shape[:2])
+        torch.ops.frontier_tune.packed_attention(q, k, v, packed.segments_S3, scale, out, lse)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.packed, ctx.scale = packed, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        grads = [torch.empty_like(x) for x in saved[:3]]
+        torch.ops.frontier_tune.packed_attention_backward(dout.contiguous(), *saved, ctx.packed.segments_S3, ctx.scale, *grads)
+        return *grads, None, None
+
+
+def _native(q: Tensor) -> bool:
+    """Whether the native kernel takes heads of this type and width."""
+    return q.shape[-1] % 8 == 0 and q.shape[-1] <= _NATIVE_WIDTH and build.usable(q)
+
+
 def _portable(q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float) -> Tensor:
     """The same through torch's differentiable SDPA, for devices whose kernels give no log-sum-exp; without shared prefixes."""
     if packed.cross:
@@ -120,7 +149,9 @@ def packed_attention(
     if q.shape[-1] != width:  # DeepSeek's latent attention: the kernels want one head size
         v = F.pad(v, (0, q.shape[-1] - width))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-    if shares_prefixes(q.device):
+    if shares_prefixes(q.device) and _native(q):
+        out = _NativeAttention.apply(q, k, v, packed, scale)
+    elif shares_prefixes(q.device):
         out = _PackedAttentionCPU.apply(q, k, v, packed, scale)
     else:
         out = _portable(q, k, v, packed, scale)

@@ -42,7 +42,8 @@ class Bucket:
 class Packed:
     """``tokens_T`` and ``positions_T`` [T] are the rows; ``cross`` are (rows below a node, rows of the node) that attend in full.
 
-    ``rows[i]``: the row of every token of sequence i.
+    ``rows[i]``: the row of every token of sequence i. ``segments_S3`` [S, 3], int64, on the CPU, is the same plan for the native
+    kernel, which takes the trees as they are: first row, rows and parent (or -1) of each segment, in the order of the rows.
     """
 
     tokens_T: Tensor
@@ -50,6 +51,7 @@ class Packed:
     buckets: list[Bucket]
     cross: list[tuple[slice, slice]]
     rows: list[np.ndarray]
+    segments_S3: Tensor
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
@@ -108,13 +110,15 @@ def pack(
         raise ValueError("an empty sequence can't be packed")
     layout = _Layout(sequences, sequences if keys is None else keys)
     for unit in units(sequences, groups):
-        layout.node(unit, 0)
+        layout.node(unit, 0, -1)
 
     def tensor(values: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(values)).to(device)
 
     rows = [np.concatenate(parts) for parts in layout.rows]
-    return Packed(tensor(layout.tokens), tensor(layout.positions), _buckets(layout.segments, device), layout.cross, rows)
+    buckets = _buckets([(first, count) for first, count, _ in layout.segments], device)
+    segments = torch.tensor(layout.segments, dtype=torch.int64).view(-1, 3)
+    return Packed(tensor(layout.tokens), tensor(layout.positions), buckets, layout.cross, rows, segments)
 
 
 class _Layout:
@@ -125,15 +129,15 @@ class _Layout:
         self.total = 0
         self.tokens: list[np.ndarray] = []
         self.positions: list[np.ndarray] = []
-        self.segments: list[tuple[int, int]] = []
+        self.segments: list[tuple[int, int, int]] = []  # first row, rows, parent
         self.cross: list[tuple[slice, slice]] = []
         self.rows: list[list[np.ndarray]] = [[] for _ in sequences]
 
-    def node(self, members: list[int], first: int) -> None:
-        """Lay out what ``members`` share from position ``first``, then what they don't."""
+    def node(self, members: list[int], first: int, parent: int) -> None:
+        """Lay out what ``members`` share from position ``first`` below the segment ``parent``, then what they don't."""
         end = common_prefix([self.keys[i] for i in members])
-        start = self._segment(members, first, end)
-        below = self.total
+        start = self._segment(members, first, end, parent)
+        below, node = self.total, len(self.segments) - 1 if end > first else parent
         branches: dict[int, list[int]] = {}
         for i in members:
             if len(self.sequences[i]) > end:
@@ -141,16 +145,16 @@ class _Layout:
         for branch in branches.values():
             saved = (common_prefix([self.keys[i] for i in branch]) - end) * (len(branch) - 1)
             for part in [branch] if saved >= _MIN_SAVED_ROWS else [[i] for i in branch]:
-                self.node(part, end)
+                self.node(part, end, node)
         if below > start and self.total > below:
             self.cross.append((slice(below, self.total), slice(start, below)))
 
-    def _segment(self, members: list[int], first: int, end: int) -> int:
+    def _segment(self, members: list[int], first: int, end: int, parent: int) -> int:
         start, count = self.total, end - first
         if count:
             self.tokens.append(np.asarray(self.sequences[members[0]][first:end], dtype=np.int64))
             self.positions.append(np.arange(first, end))
-            self.segments.append((start, count))
+            self.segments.append((start, count, parent))
             self.total += count
             for i in members:
                 self.rows[i].append(np.arange(start, self.total))

@@ -42,7 +42,8 @@ struct ExpertsArgs {
   int64_t T, K, E, H, I, S, R, P;
 };
 
-struct RouteArgs;  // route_args.h
+struct AttentionArgs;  // attention_args.h
+struct RouteArgs;      // route_args.h
 struct RouteBackwardArgs;
 
 struct Kernels {
@@ -67,6 +68,8 @@ struct Kernels {
                         int64_t* tokens, float* logprobs, int64_t* ranks, int64_t rows, int64_t width, ParallelFor run);
   int64_t (*route)(const RouteArgs& args, ParallelFor run);  // returns the first token without an answer, or -1
   void (*route_backward)(const RouteBackwardArgs& args, ParallelFor run);
+  void (*attention)(const AttentionArgs& args, ParallelFor run);
+  void (*attention_backward)(const AttentionArgs& args, ParallelFor run);
 };
 
 constexpr int64_t PANEL = 32;  // columns of a packed weight panel, the same for all instruction sets

@@ -1,4 +1,5 @@
 // All kernels of one instruction set: compiled once for each, see build.py.
+#include "attention_backward.h"
 #include "elementwise.h"
 #include "experts.h"
 #include "head.h"
@@ -13,4 +14,5 @@ const ft::Kernels FT_CAT(ft_kernels_, FT_ISA) = {
     ft::FT_ISA::softmax_rows, ft::FT_ISA::rms_norm_backward, ft::FT_ISA::swiglu, ft::FT_ISA::swiglu_backward, ft::FT_ISA::rotary,
     ft::FT_ISA::rotary_cached, ft::FT_ISA::sample_tokens,
     ft::FT_ISA::routing::route, ft::FT_ISA::routing::route_backward,
+    ft::FT_ISA::attention::forward, ft::FT_ISA::attention::backward,
 };

@@ -1,4 +1,4 @@
-"""The C++ op under AddressSanitizer and UndefinedBehaviorSanitizer, on fuzzed shapes: nothing is read or written outside."""
+"""The C++ ops under AddressSanitizer and UndefinedBehaviorSanitizer, on fuzzed shapes: nothing is read or written outside."""
 
 from __future__ import annotations
 
@@ -38,6 +38,19 @@ for case in range(250):
     assert torch.equal(out.order.sort().values, torch.arange(tokens * k, dtype=torch.int32))
     logits.requires_grad_()
     route(logits, k, **options)[0].sum().backward()
+for case in range(60):
+    segments, rows = [], 0
+    for s in range(random.randint(1, 6)):
+        parent = random.choice([-1, s - 1, root, root]) if segments else -1
+        root = s if parent < 0 else root
+        segments.append([rows, random.choice([1, 7, 31, 33, 150, 300]), parent])
+        rows += segments[-1][1]
+    width, kv = random.choice([8, 16, 24, 32, 40, 256]), random.randint(1, 2)
+    q, dout, dq, out = (torch.randn(rows, kv * (case %% 5 + 1), width) for _ in range(4))
+    k, v, dk, dv = (torch.randn(rows, kv, width) for _ in range(4))
+    lse, plan = torch.empty(q.shape[:2]), torch.tensor(segments)
+    torch.ops.frontier_tune.packed_attention(q, k, v, plan, 0.1, out, lse)
+    torch.ops.frontier_tune.packed_attention_backward(dout, q, k, v, out, lse, plan, 0.1, dq, dk, dv)
 torch.set_num_threads(3)
 route_dispatch(torch.randn(3000, 70), 6)
 try:
