@@ -60,6 +60,7 @@ class LoopState:
     retried: int = 0
     masked: int = 0
     dropped: int = 0
+    silent: int = 0
     seconds: float = 0.0
     tolerance: float | None = None
     recent_success: list[float] = field(default_factory=list)

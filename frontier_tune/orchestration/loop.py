@@ -93,6 +93,7 @@ class Loop:
         learned = [b for b in (chosen, *rehearsed) if b.trajectories]
         taught = any(b.has_signal(self.algorithm) for b in learned)  # without a difference in the rewards nothing is taught
         self._whole = False
+        self.state.silent = 0 if taught else self.state.silent + 1
         if taught:
             with self._phase("learning"):
                 metrics |= self.crew.learner.learn(numbered(learned))
@@ -118,6 +119,7 @@ class Loop:
             **batch.metrics(seconds),
             **metrics,
             "dropped_groups": self.state.dropped,
+            "silent_steps": self.state.silent,
             "phases": self._phases,
         }
         try:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import os
+import random
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,3 +138,24 @@ def test_space_is_looked_for_before_anything_is_written(tmp_path: Path, monkeypa
 def test_limits_rates_and_reliability_may_change_at_a_resume() -> None:
     assert checkpoint.may_differ("run.rates.hour") and checkpoint.may_differ("reliability.restarts")
     assert not checkpoint.may_differ("run.deterministic") and not checkpoint.may_differ("run")
+
+
+def test_a_kill_at_any_moment_leaves_a_newest_that_verifies(tmp_path: Path) -> None:
+    """A child writes checkpoints as fast as it can, every second one of a step that is there already, until SIGKILL comes."""
+    first, draw, began = 1, random.Random(0), time.monotonic()
+    save(tmp_path, first)
+    takes, kills = time.monotonic() - began, 0
+    while kills < 20 or first < 4:
+        child = os.fork()
+        if child == 0:
+            for n in itertools.count(2 * first):
+                save(tmp_path, n // 2)
+        time.sleep(draw.uniform(0, 4 * takes))
+        os.kill(child, signal.SIGKILL)
+        kills += 1
+        os.waitpid(child, 0)
+        path, state = checkpoint.newest(tmp_path, RECIPE, warnings().append)
+        assert state.step >= first and checkpoint.problem(path) is None
+        first = state.step
+    save(tmp_path, first + 1)  # whatever was left half done goes with the next one
+    assert not list(tmp_path.glob(".writing-*")) and len(list(tmp_path.iterdir())) == 2
