@@ -14,8 +14,7 @@ from envs.invoice_matching.names import FAMILIES, FAMILY
 from envs.invoice_matching.plan import Plan
 from envs.invoice_matching.sessions import Key, Opened, Workbooks, copy_of, make
 from frontier_tune.sdk import BadInput, Grade, Limits, Message, Split, Task, ToolError, WorkflowEnv, tool
-from frontier_tune.sdk.database import DatabaseSession, DatabaseTools
-from frontier_tune.sdk.database.session import state_of
+from frontier_tune.sdk.database import DatabaseSession, DatabaseTools, state_of
 from frontier_tune.sdk.workbook.compare import depends, touched
 from frontier_tune.sdk.workbook.replay import edits, replay
 from frontier_tune.sdk.workbook.session import WorkbookSession

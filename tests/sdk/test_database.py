@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from frontier_tune.sandbox.code import CodeSandbox
 from frontier_tune.sdk import CodeLimits, ToolError
-from frontier_tune.sdk.database import DatabaseSession, make_database
-from frontier_tune.sdk.database.session import state_of
+from frontier_tune.sdk.database import DatabaseSession, make_database, state_of
 from frontier_tune.sdk.graders import state_diff
 
 ROWS = [(1, "Alder", 2.5, None), (2, "Birch", 0.1, "x|y"), (7, "Cedar", 1e6, "")]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from frontier_tune.sdk.code import CodeRunner, SqlOutcome
@@ -109,12 +110,13 @@ def make_database(tables: Mapping[str, tuple[Mapping[str, str], Iterable[Sequenc
         connection.close()
 
 
-def state_of(content: bytes) -> dict[str, Any]:
+@lru_cache(maxsize=96)
+def state_of(content: bytes) -> Mapping[str, Any]:
     """The flat state of a file that the environment made itself; never call it with what an agent's statements left."""
     connection = sqlite3.connect(":memory:")
     try:
         connection.deserialize(content)
-        return script.state(connection, MAX_ROWS_COMPARED)
+        return MappingProxyType(script.state(connection, MAX_ROWS_COMPARED))
     finally:
         connection.close()
 
