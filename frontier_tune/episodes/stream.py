@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from frontier_tune.contracts import Blame, Completion, EpisodeSpec, Request, Trajectory
-from frontier_tune.episodes.play import _LINGER, Pool, _Episode, _Player, play
+from frontier_tune.episodes.play import _LINGER, Pool, Watch, _Episode, _Player, play
 from frontier_tune.episodes.renderers import Renderer
 
 _LOOK_UP = 0.03  # seconds after which answers of environments are looked for, while the sampler samples
@@ -130,6 +130,7 @@ class Stream:
         self._of: dict[int, tuple[_Open, int]] = {}  # id of a spec -> its group, and its number there
         self._finished: list[Played] = []
         self._dropped: list[_Open] = []
+        self._moves = 0
         self._failure: BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="episode-stream", daemon=True)
@@ -166,6 +167,15 @@ class Stream:
                     self._dropped.append(opened)
                 self._finished = [p for p in self._finished if p.id != name]
             self._changed.notify_all()
+
+    def progress(self) -> dict[str, Any]:
+        """``moves`` grows with every turn and every answer of an environment; ``busy``: whether it should. ``waiting`` is
+        'sampler' where only that can go on; ``slowest``: the episodes under way that began first."""
+        players = list(self._players.values())
+        slowest = [episode for player in players for episode in Watch(player).slowest()]
+        only_sampler = any(p.in_sampler for p in players) and not any(p.in_environment for p in players)
+        waiting = "sampler" if only_sampler else ""
+        return {"moves": self._moves, "busy": bool(self._open), "waiting": waiting, "slowest": slowest}
 
     def close(self) -> None:
         """End the thread and the environments. May be called again."""
@@ -214,18 +224,19 @@ class Stream:
         for player in players:
             if player.in_environment:
                 wait = 0.0 if sampling else _LOOK_UP
-                ended += [player.take_result(slot, result) for slot, result in player.pool.poll(wait)]
+                ended += self._answered(player, wait)
             while player.in_environment and len(player.in_environment) > len(player.in_sampler):
-                results = player.pool.poll(_LINGER)
-                if not results:
+                answered = self._answered(player, _LINGER)
+                if not answered:
                     break
-                ended += [player.take_result(slot, result) for slot, result in results]
+                ended += answered
         if any(p.in_sampler for p in players):
             due = [request for p in players for request in p.due]
             for player in players:
                 player.due = []
             wait = _LOOK_UP if any(p.in_environment for p in players) else _IDLE
             done = self._sampler.exchange(due, wait)
+            self._moves += len(done)
             ended += [player.take_completion(c) for player in players for c in done]
         for trajectory in ended:
             if trajectory is not None:
@@ -234,6 +245,12 @@ class Stream:
             for spec, tokens in player.restarts:
                 self._count_restart(spec, tokens)
             player.restarts.clear()
+
+    def _answered(self, player: _StreamPlayer, wait: float) -> list[Trajectory | None]:
+        """What the environments answered: for each answer the episode that it ended, if it did."""
+        results = player.pool.poll(wait)
+        self._moves += len(results)
+        return [player.take_result(slot, result) for slot, result in results]
 
     def _begin(self) -> None:
         room = self._limits.max_sequences - sum(p.sampling for p in self._players.values())
@@ -265,6 +282,7 @@ class Stream:
                     self._players[opened.group.where].give_up(mine)
 
     def _end(self, trajectory: Trajectory) -> None:
+        self._moves += 1
         with self._changed:
             opened, number = self._of.get(id(trajectory.spec), (None, 0))
             if opened is None:

@@ -201,17 +201,19 @@ class EpisodeActor:
         self._stream = None
 
     def progress(self) -> dict[str, Any]:
-        """How far ``play`` is: ``moves`` stands still only where somebody is waited for, ``waiting`` says who; ``episodes`` that
-        are done, and the ``slowest`` of those under way."""
-        if self._watch is None:  # at something else
+        """How far ``play`` and the stream are: ``moves`` stands still only where somebody is waited for, ``waiting`` says who;
+        ``episodes`` that are done, and the ``slowest`` of those under way."""
+        stream: dict[str, Any] = (
+            self._stream.progress() if self._stream else {"moves": 0, "waiting": "", "busy": False, "slowest": []}
+        )
+        if self._watch is None and not stream["busy"]:  # at something else
             self._idle += 1
-        waiting = "sampler" if self._side.waiting else ""
-        moves = self._idle + self._side.moves + self._done
+        slowest = [*(self._watch.slowest() if self._watch else []), *stream["slowest"]]
         return {
-            "moves": moves,
-            "waiting": waiting,
+            "moves": self._idle + self._side.moves + self._done + stream["moves"],
+            "waiting": "sampler" if self._side.waiting else stream["waiting"],
             "episodes": self._done,
-            "slowest": self._watch.slowest() if self._watch else [],
+            "slowest": sorted(slowest, key=lambda e: -e["seconds"])[:3],
         }
 
     def canaries(self, heldout: Sequence[Task], train: Sequence[Task]) -> CanaryScores:

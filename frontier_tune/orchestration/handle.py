@@ -134,7 +134,7 @@ class Handle:
         peer that it waits for, or ''); ``on_beat`` is told the answer. Raises Wedged where ``moves`` has stood still for the
         stall deadline, or no answer came.
         """
-        beat = _Beat(self) if self.deadlines else None
+        beat = Beat(self) if self.deadlines else None
         while not ray.wait([ref], timeout=seconds)[0]:
             every()
             if beat:
@@ -172,8 +172,8 @@ class Handle:
         return lambda *args: self.get(self.submit(method, *args))
 
 
-class _Beat:
-    """One wait's heartbeats."""
+class Beat:
+    """The heartbeats of one wait for an actor with deadlines."""
 
     def __init__(self, handle: Handle) -> None:
         assert handle.deadlines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from frontier_tune.episodes.stream import Group, Played
 from frontier_tune.orchestration.batch import Batch
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.groups import GroupPlan
-from frontier_tune.orchestration.handle import Handle
+from frontier_tune.orchestration.handle import Beat, Handle
 from frontier_tune.orchestration.ledger import Ledger
 from frontier_tune.orchestration.overlap import Ticket, Window
 from frontier_tune.orchestration.parity import CANARY_VERSIONS
@@ -43,6 +44,8 @@ class ActorStreams:
         self._at: dict[str, int] = {}
         self._load = [0] * len(self._actors)
         self._polls: dict[int, Any] = {}
+        self._beats: dict[int, Beat] = {}
+        self._polled = 0.0
 
     def put(self, groups: Sequence[Group]) -> None:
         shares: dict[int, list[Group]] = {}
@@ -55,14 +58,23 @@ class ActorStreams:
             handle.get(ref)
 
     def poll(self, seconds: float) -> list[Played]:
+        """As in ``Streams``. Raises ActorDied, and Wedged where an actor that has groups gets no further, see handle.Beat."""
+        now = time.monotonic()
+        if now - self._polled > seconds + _LONG_POLL:  # the driver was at something else, and has asked for no heartbeat
+            self._beats.clear()
+        self._polled = now
         for n, load in enumerate(self._load):
             if load and n not in self._polls:
                 self._polls[n] = self._actors[n].submit("stream_take", _LONG_POLL)
+            if load and n not in self._beats and self._actors[n].deadlines:
+                self._beats[n] = Beat(self._actors[n])
         owner = {ref: n for n, ref in self._polls.items()}
         if not owner:
             return []
         refs = list(owner)
         if not ray.wait(refs, num_returns=1, timeout=seconds)[0]:
+            for beat in self._beats.values():
+                beat.check()
             return []
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         found: list[Played] = []
@@ -73,6 +85,8 @@ class ActorStreams:
                 if self._at.pop(played.id, None) is not None:  # else dropped while it was on its way
                     self._load[n] -= 1
                     found.append(played)
+            if not self._load[n]:
+                self._beats.pop(n, None)
         return found
 
     def drop(self, ids: Sequence[str]) -> None:

@@ -183,7 +183,7 @@ class VLLMSampler:
             with self._lock:
                 self._futures.discard(future)
 
-    def _submit(self, backend: Backend, client: str, requests: list[Request], version: int | None) -> None:
+    def _submit(self, backend: Backend, client: str, requests: list[Request], version: int | None = None) -> None:
         for request in requests:
             try:
                 backend.sample(request, lambda completion: self._deliver(client, completion), version)

@@ -196,6 +196,28 @@ def test_an_inactive_version_is_scored_but_not_sampled_from(qwen):
         qwen.sampler.score(SEQUENCES, canary)
 
 
+def test_requests_pinned_to_a_version_and_a_prefix_cache_that_cannot_be_reset(qwen):
+    """While a request holds blocks vLLM can't reset its cache: a version's name in each block's hash keeps policies apart."""
+    old, new, canary = (qwen.next_version() for _ in range(3))
+    prompt = tuple(tokens(290, 12))
+    qwen.sampler.sync(qwen.write("pinned-old", seed=50), old)
+    drain(qwen.sampler, [Request("warm", prompt, SamplingParams(1, 0.0))])
+    held = Request("held", prompt, SamplingParams(100, 1.0, seed=1))
+    assert qwen.sampler.exchange([held], "held", wait=0.001) == []
+    for n, version in enumerate((new, canary)):
+        qwen.sampler.sync(qwen.write("pinned", seed=51 + n), version, activate=version == new)
+        while not (done := qwen.sampler.exchange([Request("a", prompt, SamplingParams(4, 0.0))], "gate", version)):
+            pass
+        want = qwen.reference([[*prompt, *done[0].tokens]])[0][-4:]
+        assert done[0].version == version and gap([list(done[0].logprobs)], [want]) < 1e-5
+    assert qwen.sampler.version() == new
+    qwen.sampler.release(canary)
+    (done,) = qwen.sampler.exchange([], "held")
+    qwen.write("pinned-reference", seed=50)
+    assert done.version == old
+    assert gap([list(done.logprobs)], [qwen.reference([[*prompt, *done.tokens]])[0][-len(done.tokens) :]]) < 1e-5
+
+
 def test_an_adapter_of_chosen_experts_alone_is_the_whole_one(qwen):
     """Synced from the small file, and loaded by vLLM itself from it, as `vllm serve` with the plugin does."""
     from safetensors.torch import load_file, save_file
