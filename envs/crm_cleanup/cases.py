@@ -112,7 +112,8 @@ class Case:
         match self.kind.name:
             case "dedupe":
                 kept = self.survivor(company)
-                work = [f"find {self.title}", f"merge {kept}", f"write {kept}!{self.header['state']} | {company.merged}"]
+                work = [f"find {self.title}", f"merge {kept}", f"read {kept}"]
+                work += [f"write {kept}!{self.header['state']} | {company.merged}"]
             case "number":
                 work = [f"read {self.number}", f"normalise {self.place(company.line)} | {company.line_style}"]
             case "heading":

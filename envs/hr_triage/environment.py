@@ -40,11 +40,13 @@ def _asked(e: Ended) -> bool:
 
 
 def _decided(e: Ended) -> float:
-    """Share of those who had to be requested, in order; 0 where anybody else was."""
+    """Share of those who had to be requested, in order; 0 where anybody else was. If none: whether the owner was asked."""
     made = tuple(dict.fromkeys(c for c in e.contacts if c.verb == "request"))
     if made != e.requested[: len(made)]:
         return 0.0
-    return len(made) / len(e.requested) if e.requested else 1.0
+    if not e.requested:
+        return float(any((c.verb, c.person) == ("ask", e.question.person) for c in e.contacts))
+    return len(made) / len(e.requested)
 
 
 RUBRIC = Rubric[Ended](
