@@ -51,7 +51,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Played:
-    """A finished group, in the order of its specs. ``wasted``: tokens of tries given up (``retried``, ``restarted``)."""
+    """A finished group, in the order of its specs.
+
+    ``wasted``: tokens of tries given up: its own (``retried``, ``restarted``), and those of groups dropped since the last one.
+    """
 
     id: str
     trajectories: list[Trajectory]
@@ -130,7 +133,7 @@ class Stream:
         self._of: dict[int, tuple[_Open, int]] = {}  # id of a spec -> its group, and its number there
         self._finished: list[Played] = []
         self._dropped: list[_Open] = []
-        self._moves = 0
+        self._moves = self._lost = 0
         self._failure: BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="episode-stream", daemon=True)
@@ -278,8 +281,9 @@ class Stream:
                     del self._of[id(spec)]
                 gone = set(map(id, mine))
                 self._waiting = deque(s for s in self._waiting if id(s) not in gone)
+                self._lost += opened.wasted + sum(t.sampled_tokens for t in opened.results.values())
                 if opened.group.where in self._players:
-                    self._players[opened.group.where].give_up(mine)
+                    self._lost += self._players[opened.group.where].give_up(mine)
 
     def _end(self, trajectory: Trajectory) -> None:
         self._moves += 1
@@ -313,7 +317,8 @@ class Stream:
         for spec in specs:
             del self._of[id(spec)]
         trajectories = [opened.results[i] for i in range(len(specs))]
-        self._finished.append(Played(opened.group.id, trajectories, len(opened.tries), opened.restarted, opened.wasted))
+        wasted, self._lost = opened.wasted + self._lost, 0
+        self._finished.append(Played(opened.group.id, trajectories, len(opened.tries), opened.restarted, wasted))
         self._changed.notify_all()
 
     def _play_in_lockstep(self) -> None:
