@@ -185,7 +185,7 @@ class Watch:
         if self.player is None:
             return []
         now = time.monotonic()
-        found = [
+        found: list[dict[str, Any]] = [
             {"task": e.trajectory.spec.task.hash, "seconds": now - e.started, "turns": e.trajectory.turns, "where": where}
             for where, running in (("environment", self.player.in_environment), ("sampler", self.player.in_sampler))
             for e in list(running.values())
