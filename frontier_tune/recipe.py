@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -41,6 +41,7 @@ class Environment(Section):
 
     path: str = Field("envs/month_end_close", description="Directory in the workspace, or import path module:Class")
     train_tasks: int = Field(2000, ge=1, description="Distinct training tasks to draw groups from")
+    accepted_tasks: str | None = Field(None, description="A directory of traces whose accepted tasks train, too: docs/traces.md")
     heldout_tasks: int = Field(320, ge=1, description="Held-out tasks for the evaluation before and after")
     general_tasks: int = Field(200, ge=0, description="General tasks by which forgetting is seen")
     max_turns: int = Field(8, ge=1)
@@ -273,6 +274,41 @@ class Placement(Section):
         return self.nodes * (self.gpus_per_node or 0)
 
 
+class Supervised(Section):
+    """What both supervised stages are told; the rest (weight decay, betas, clipping, micro-batches) is the learner's section."""
+
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(8, ge=1, description="Demonstrations or pairs in one update")
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_steps: int = Field(0, ge=0)
+
+
+class Sft(Supervised):
+    """Demonstrations: a directory that ``frontier-tune traces`` wrote, or its demonstrations.jsonl."""
+
+    traces: str
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+class Dpo(Supervised):
+    """Reviewers' corrections as preference pairs: a directory that ``frontier-tune traces`` wrote, or its pairs.jsonl."""
+
+    pairs: str
+    epochs: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    beta: float = Field(0.1, gt=0, description="How close to the reference (arXiv:2305.18290)")
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+
+
+class WarmStart(Section):
+    """Supervised stages before reinforcement learning, in this order: docs/warm-start.md. None by default."""
+
+    sft: Sft | None = None
+    dpo: Dpo | None = None
+    allow_model_output: list[str] = Field(default_factory=list, description="Third-party models whose output may train, by name")
+    evaluate: bool = Field(False, description="Held-out success after each stage, besides")
+
+
 class Tracking(Section):
     """Where metrics go besides metrics.jsonl. Nothing leaves the machine unless a mode says so."""
 
@@ -304,6 +340,7 @@ class Recipe(Section):
     sampler: Sampler = Sampler()
     parity: Parity = Parity()
     placement: Placement = Placement()
+    warm_start: WarmStart = WarmStart()
     run: Run = Run()
     reliability: Reliability = Reliability()
     overlap: Overlap = Overlap()
@@ -357,8 +394,9 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, info in model.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys += _known_keys(info.annotation, prefix + name + ".")
+        for kind in (info.annotation, *get_args(info.annotation)):  # also an optional section
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _known_keys(kind, prefix + name + ".")
     return keys
 
 
@@ -389,7 +427,7 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         node = data
         *parents, leaf = key.strip().split(".")
         for part in parents:
-            nxt = node.setdefault(part, {})
+            nxt = node[part] = {} if node.get(part) is None else node[part]  # null: a section that is switched off
             if not isinstance(nxt, dict):
                 raise BadInput(f"override '{item}': '{part}' is a value, not a section")
             node = nxt

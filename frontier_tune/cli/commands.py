@@ -231,6 +231,12 @@ def headroom(a: argparse.Namespace) -> int:
     return environments.headroom(a)
 
 
+def traces(a: argparse.Namespace) -> int:
+    from frontier_tune.cli import traces as command
+
+    return command.run(a)
+
+
 def _run(which: str) -> Path:
     from frontier_tune.orchestration import run_dir
 

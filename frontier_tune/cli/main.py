@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from frontier_tune.cli import traces
 from frontier_tune.contracts import FrontierTuneError
 
 Command = Callable[[argparse.Namespace], int]
@@ -103,6 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--tasks", type=int, default=64, metavar="N", help="training tasks to try (default: 64)")
     p.add_argument("--samples", type=int, metavar="N", help="tries for each (default: the recipe's algorithm.group_size)")
     p.set_defaults(run="headroom")
+
+    traces.add_parser(sub)
 
     p = sub.add_parser("doctor", help="what this machine has and lacks, and what that means")
     p.add_argument("--json", action="store_true", help="the findings as JSON")

@@ -92,6 +92,11 @@ class LearnerActor:
     def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]:
         return self._learner.score(sequences, adapter_dir)
 
+    def start_from(self, directory: str) -> None:
+        from frontier_tune.learning import warm_start
+
+        warm_start.start_from(self._learner, directory)
+
     def write_canary(self, directory: str, dtype: str) -> Mapping[str, str]:
         from frontier_tune.orchestration import canary
 

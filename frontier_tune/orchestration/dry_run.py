@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from frontier_tune import recipe as recipes
-from frontier_tune.orchestration import base, plan, preflight
+from frontier_tune.orchestration import base, plan, preflight, warm_start
 from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.recipe import Recipe
 
@@ -22,6 +22,7 @@ def dry_run(recipe: Recipe, recipe_file: Path) -> str:
     if found.directory is not None and not recipe.placement.gpus_per_node and not plan.missing(recipe, found.config):
         ready = preflight.check(recipe, recipe_file)
         made, counts = ready.plan, ready.counts
+        notes = warm_start.describe(warm_start.prepare(ready)).splitlines()
     else:
         counts = _checked(recipe, root, found)
         made = plan.make(recipe, found.config, root, recipe_file.stem)

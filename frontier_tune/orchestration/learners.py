@@ -62,6 +62,9 @@ class LearnerGroup(LearnerActor):
     def load(self, directory: str) -> None:
         self._together("load", directory)
 
+    def start_from(self, directory: str) -> None:
+        self._together("start_from", directory)
+
     def save_adapter(self, directory: str) -> None:
         self._agree()
         super().save_adapter(directory)

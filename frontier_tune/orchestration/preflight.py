@@ -128,6 +128,9 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     with environment(env.path, root, options) as pool:
         check_effects(recipe, root, pool.description["effects"])
         train = draw(pool, "train", env.train_tasks, recipe.seed)
+        if env.accepted_tasks:
+            known = {t.hash for t in train}
+            train += [t for t in _accepted(root / env.accepted_tasks) if t.hash not in known]
         heldout = draw(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
         check_disjoint(train, heldout)
         renderer = make_renderer(base, pool.description["schemas"])
@@ -168,6 +171,16 @@ def draw(pool: Any, split: str, n: int, seed: int) -> list[Task]:
     if not tasks:
         raise BadInput(f"environment: the {split} task set is empty; let tasks() return at least one")
     return tasks
+
+
+def _accepted(directory: Path) -> list[Task]:
+    """Tasks that a person accepted from traces of work."""
+    from frontier_tune.traces.store import Store
+
+    found = [p.task for p in Store.open(directory).proposals if p.status == "accepted" and p.task]
+    if not found:
+        raise BadInput(f"environment.accepted_tasks: {directory} has none; accept some with: frontier-tune traces accept")
+    return found
 
 
 def _general(root: Path, split: str, n: int, seed: int) -> list[Task]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import FrontierTuneError, LimitReached
-from frontier_tune.orchestration import measure, run_dir
+from frontier_tune.orchestration import measure, run_dir, warm_start
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.cluster import local_ray
 from frontier_tune.orchestration.events import Events
@@ -40,6 +40,7 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
     started = time.time()
     run.write_recipe(ready.recipe)
     run.point_latest(ready.root)
+    start = warm_start.run(ready, run, note)
     with StopRequest() as stop, crew_of(ready, run, note) as crew:
         stop.install()
         state, at = recover.where(ready, run, note) if resume else (LoopState(), None)
@@ -61,7 +62,12 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
                 lambda tries: _before(scores, ready, run, note, reuse=resume or tries > 0),
                 lambda error: recover.replace(error, crew),
             )
-            state = supervisor.run(lambda _: _train(ready, run, crew, state, at, scores, stop, note, status), go_back)
+            if start is not None:
+                supervisor.run(
+                    lambda tries: warm_start.evaluate(ready, run, crew, scores, resume, tries),
+                    lambda error: recover.replace(error, crew),
+                )
+            state = supervisor.run(lambda _: _train(ready, run, crew, state, at, start, scores, stop, note, status), go_back)
             note(f"evaluating the tuned model: {len(ready.heldout)} held-out tasks")
             status.phase("evaluating the tuned model", state)
             policy = str(run.adapter), state.version
@@ -114,6 +120,7 @@ def _train(
     crew: Any,
     state: LoopState,
     at: Path | None,
+    start: Path | None,
     scores: Measure,
     stop: StopRequest,
     note: Note,
@@ -131,6 +138,8 @@ def _train(
         crew = replace(crew, sampler=SideBySide(crew.sampler))
     if at is not None:
         crew.learner.load(str(at / "learner"))
+    elif start is not None:
+        crew.learner.start_from(str(start))
     state.version = max(1, state.version)  # 0 is the base without an adapter
     shutil.rmtree(run.root / "sync", ignore_errors=True)
     probes = make_probes(ready.openings, recipe.parity.probe_sequences, recipe.sampler.max_model_len - 16)
@@ -212,6 +221,7 @@ def finish(ready: Ready, run: RunDir, started: float) -> None:
         device=_device(),
         workspace=root,
         rewards=root / "rewards",
+        sources=warm_start.sources(run),
     )
     record.write(run.root, record.build(run.root, inputs, started=started, finished=time.time()))
     report.write(run.root)
