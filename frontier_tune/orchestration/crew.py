@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from frontier_tune.orchestration import actors
+from frontier_tune.orchestration import actors, learners
 from frontier_tune.orchestration.handle import ActorDied, Deadlines, Handle
 from frontier_tune.orchestration.overlap import share_threads
 from frontier_tune.recipe import Recipe
@@ -50,10 +50,16 @@ class Crew:
             hired = actors.remote(actors.EpisodeActor, {"OMP_NUM_THREADS": "1"}, 4)
             return hired.remote(base, recipe, str(root), environments, crew.sampler.actor, where)
 
+        def learner() -> Any:
+            size = recipe.placement.learners
+            if size == 1:
+                return actors.remote(actors.LearnerActor, threads, 1).remote(base, recipe, where)
+            return actors.remote(learners.LearnerGroup, threads, 1).remote(base, recipe, where, size)
+
         hire = {
             SAMPLER: lambda: actors.remote(actors.SamplerActor, engine, 8).remote(base, recipe, where),
             EPISODES: play,
-            LEARNER: lambda: actors.remote(actors.LearnerActor, threads, 1).remote(base, recipe, where),
+            LEARNER: learner,
         }
         crew = cls.of(hire, where, Deadlines.of(recipe), learn)
         crew.start_roles([role for role in hire if learn or role != LEARNER])

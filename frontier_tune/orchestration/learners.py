@@ -12,17 +12,18 @@ from typing import Any
 
 import ray
 
-from frontier_tune.contracts import FrontierTuneError, GateFailed, Trajectory
+from frontier_tune.contracts import BadInput, FrontierTuneError, GateFailed, Trajectory
 from frontier_tune.orchestration.actors import LearnerActor
+from frontier_tune.orchestration.handle import ActorDied
 from frontier_tune.recipe import Recipe
 
 _ANSWER_S = 60.0  # seconds that another learner may take to answer once the first is done
 
 
-class LearnerLost(FrontierTuneError):
-    """One of several learners died or hung. The run can be resumed."""
+class LearnerLost(ActorDied):
+    """One of several learners died or hung: all are to be started anew."""
 
-    exit_code = 4
+    role = "learner"
 
 
 def _world(recipe: Recipe, rank: int, size: int, rendezvous: str) -> Any:
@@ -32,7 +33,9 @@ def _world(recipe: Recipe, rank: int, size: int, rendezvous: str) -> Any:
 
     wanted = recipe.learner.device
     cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda", rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    if cuda and size > torch.cuda.device_count():
+        raise BadInput(f"placement.learners: {size}, one GPU each, but this machine has {torch.cuda.device_count()}; lower it")
+    device = torch.device("cuda", rank) if cuda else torch.device("cpu")
     return World.join(rank, size, rendezvous, device)
 
 

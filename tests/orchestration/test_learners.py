@@ -8,11 +8,18 @@ import torch
 
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import EpisodeSpec, GateFailed, Task, Trajectory
+from frontier_tune.orchestration.actors import LearnerActor
 from frontier_tune.orchestration.cluster import local_ray
 from frontier_tune.orchestration.learners import LearnerGroup, LearnerLost
 from tests import tiny
 
-pytestmark = pytest.mark.slow
+# Calls that change nothing in a learner: the first one answers for all.
+READS = {"score", "digests", "write_canary"}
+
+
+def test_whatever_changes_a_learner_reaches_all_of_them() -> None:
+    changing = {name for name in vars(LearnerActor) if not name.startswith("_")} - READS
+    assert changing <= set(vars(LearnerGroup))
 
 
 def batch(seed: int) -> list[Trajectory]:
@@ -29,6 +36,7 @@ def batch(seed: int) -> list[Trajectory]:
     return out
 
 
+@pytest.mark.slow
 def test_a_group_is_one_learner_until_it_diverges_or_loses_one(tmp_path, monkeypatch) -> None:
     from frontier_tune.learning.learner import Learner
 

@@ -15,7 +15,6 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
     asked = {
         "placement.samplers": (p.samplers > 1, f"{p.samplers} samplers: a run has one"),
         "placement.tensor_parallel": (p.tensor_parallel > 1, "splitting a sampler over GPUs: it runs in one process"),
-        "placement.learners": (p.learners > 1, f"{p.learners} data-parallel learners: a run has one"),
         "placement.shard_base": (p.shard_base, "splitting the base over learners (FSDP2): each holds all of it"),
         "learner.activation_checkpointing": (
             recipe.learner.activation_checkpointing,
