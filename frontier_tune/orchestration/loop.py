@@ -118,6 +118,8 @@ class Loop:
             "seconds": seconds,
             **batch.metrics(seconds),
             **metrics,
+            **limits.spent(self.recipe, self.state.tokens_sampled, self.state.seconds),
+            "restarts": self.status.restarts,
             "dropped_groups": self.state.dropped,
             "silent_steps": self.state.silent,
             "phases": self._phases,

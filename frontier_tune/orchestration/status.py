@@ -30,6 +30,7 @@ class Status:
 
     def __init__(self, path: Path | None = None, recipe: Recipe | None = None) -> None:
         self.path, self.recipe = path, recipe
+        self.restarts = 0
         self._now: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
         self._written = 0.0
 

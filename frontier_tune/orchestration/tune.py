@@ -52,6 +52,7 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
 
         def go_back(error: Any) -> None:
             nonlocal state, at
+            status.restarts += 1
             status.phase("restarting")
             state, at = recover.go_back(error, ready, run, crew, note)
             events.log("restarted", step=state.step)
