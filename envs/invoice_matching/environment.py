@@ -14,7 +14,7 @@ from envs.invoice_matching.names import FAMILIES, FAMILY
 from envs.invoice_matching.plan import Plan
 from envs.invoice_matching.sessions import Key, Opened, Workbooks, copy_of, make
 from frontier_tune.sdk import BadInput, Grade, Limits, Message, Split, Task, ToolError, WorkflowEnv, tool
-from frontier_tune.sdk.database import DatabaseSession, DatabaseTools, state_of
+from frontier_tune.sdk.database import DatabaseSession, DatabaseTools
 from frontier_tune.sdk.workbook.compare import depends, touched
 from frontier_tune.sdk.workbook.replay import edits, replay
 from frontier_tune.sdk.workbook.session import WorkbookSession
@@ -117,21 +117,19 @@ class InvoiceMatching(WorkbookTools, DatabaseTools, WorkflowEnv):
                 handed_in, False, False, [Answered(None, c.answers(self.company), c.plan.kind.flags) for c in copies[1:]]
             )
         after = self.database.replay([c.database for c in copies], self.code)
-        before = [state_of(c.database) for c in copies]
         done = []
         for copy, replayed in zip(copies[1:], after[1:]):
-            values = None if replayed.error else [replayed.state.get(a) for a in addresses(copy)]
+            values = None if replayed.error else [replayed.get(a) for a in addresses(copy)]
             done.append(Answered(values, copy.answers(self.company), copy.plan.kind.flags))
-        changed = any(after[0].state.get(a) != before[0][a] for a in addresses(copies[0]))
-        harm = any(damaged(b, a, c) for b, a, c in zip(before, after, copies))
-        return Outcome(handed_in, harm, changed, done)
+        changed = not after[0].touched.isdisjoint(addresses(copies[0]))
+        return Outcome(handed_in, any(damaged(a, c) for a, c in zip(after, copies)), changed, done)
 
     def _in_workbook(self, handed_in: bool, copies: list[Copy], live: Opened) -> Outcome:
         cells = frozenset(live.cells)
         harm = bool(touched(live.session, cells))
         if self.database.statements:
             after = self.database.replay([copies[0].database], self.code)[0]
-            harm = harm or damaged(state_of(copies[0].database), after, copies[0])
+            harm = harm or damaged(after, copies[0])
         formulas = all(depends(live.session, cell, cells) for cell in live.cells)
         return Outcome(handed_in, harm, formulas, [self._filled(copy) for copy in copies[1:]])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -11,7 +11,7 @@ from envs.invoice_matching.copies import Copy
 from envs.invoice_matching.kind import Answers
 from frontier_tune.sdk import Component, Rubric
 from frontier_tune.sdk.database import Replayed
-from frontier_tune.sdk.graders import numeric_close, only_changed
+from frontier_tune.sdk.graders import numeric_close
 
 CENTS = 1e-6  # a right amount lies this near to the golden one
 NEAR = 0.02  # relative, for amounts
@@ -99,10 +99,9 @@ def addresses(copy: Copy) -> list[str]:
     return [f"{target.name}/{line.number}/{target.columns[copy.plan.kind.answer]}" for line in copy.books]
 
 
-def damaged(before: Mapping[str, Any], after: Replayed, copy: Copy) -> bool:
+def damaged(after: Replayed, copy: Copy) -> bool:
     """Whether a replay changed anything in the copy's database that is no answer."""
-    allowed = () if copy.plan.kind.in_workbook else addresses(copy)
-    return not only_changed(before, after.state, allowed)
+    return not after.touched <= set(() if copy.plan.kind.in_workbook else addresses(copy))
 
 
 def _equal(value: Any, golden: Any) -> bool:

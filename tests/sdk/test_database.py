@@ -50,6 +50,7 @@ def test_changes_stay_and_are_done_again(session: DatabaseSession, box: CodeSand
     assert not mine.error and not theirs.error
     diff = state_diff(state_of(session.original), mine.state)
     assert diff.changed == ("Orders/1/Price", "Orders/7/Price") and diff.added == ("Empty/1/A", "Empty/2/A")
+    assert diff.touched == mine.touched and mine.get("Orders/1/Price") == 5.0 and mine.get("Orders/2/Price") == 0.1
     assert theirs.state["Orders/5/Price"] == 18.0 and mine.state["Empty/1/A"] == "x'00ff'" and mine.state["Empty/2/A"] == "Inf"
     session.statements.append("UPDATE Orders SET Gone=1")
     assert session.replay([other], box)[0].error == "no such column: Gone"
@@ -83,7 +84,7 @@ def test_declarations_and_floods_show_in_the_state(session: DatabaseSession, box
     flood = "WITH RECURSIVE a(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM a LIMIT 20000) INSERT INTO Empty SELECT x FROM a"
     assert session.run(flood, box).changes == 20000
     diff = state_diff(state_of(session.original), session.replay([session.original], box)[0].state)
-    assert diff.added == ("Empty/more than 10000 rows", "schema/table t", "schema/view v") and not diff.changed
+    assert diff.added == ("Empty/too many rows", "schema/table t", "schema/view v") and not diff.changed
     many = session.run("SELECT A FROM Empty", box)
     assert many.truncated and len(many.rows) == 20
 
@@ -105,3 +106,24 @@ def test_the_state_is_what_sqlite_holds(rows: list[tuple[object, object]]) -> No
         assert (state[f'a "b"/{n}/x y'], state[f'a "b"/{n}/Z']) == (x, z)
     assert len(state) == 2 * len(rows) + 1
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE Orders SET Price=CAST(Price AS TEXT) WHERE Number=2",
+        "DELETE FROM Orders WHERE Number=7",
+        "DROP TABLE Empty",
+        "ALTER TABLE Orders RENAME COLUMN Note TO Remark",
+        "ALTER TABLE Orders ADD COLUMN More DEFAULT 1",
+        "INSERT INTO Orders SELECT Number+100, Supplier, Price, Note FROM Orders",
+        "UPDATE Orders SET Number=-Number",
+        "SELECT 1",
+    ],
+)
+def test_what_changed_is_the_difference_of_the_states(session: DatabaseSession, box: CodeSandbox, statement: str) -> None:
+    assert session.run(statement, box).error is None
+    replayed = session.replay([session.original], box)[0]
+    after = state_of(session.content)  # a statement of ours: its file may be opened here
+    assert replayed.state == after and replayed.touched == state_diff(state_of(session.original), after).touched
+    assert all(replayed.get(a) == after.get(a) for a in {*after, *replayed.before})

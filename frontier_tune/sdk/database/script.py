@@ -1,7 +1,7 @@
 """What happens to a SQLite database inside the sandbox. Standard library alone: its text runs there as a script of its own.
 
 ``ask.json`` names database files and statements; each statement gets a connection of its own, so that nothing but the file goes
-from one to the next. ``answer.json`` says of each database what the last statement gave, and what the tables hold.
+from one to the next. ``answer.json`` says of each database what the last statement gave, and on demand what is different now.
 """
 
 from __future__ import annotations
@@ -61,27 +61,49 @@ def views(connection: sqlite3.Connection) -> list[dict[str, Any]]:
 
 
 def state(connection: sqlite3.Connection, most: int) -> dict[str, Any]:
-    """``Table/rowid/column`` -> value of every cell, ``schema/name`` -> SQL of everything that is declared.
+    """``Table/rowid/column`` -> value of every cell, ``schema/kind name`` -> SQL of everything that is declared.
 
     A table with more than ``most`` rows shows only that it has them.
     """
-    cells: dict[str, Any] = {}
-    for name, sql in connection.execute("SELECT type || ' ' || name, sql FROM sqlite_schema"):
-        cells[f"schema/{name}"] = sql
+    cells = _schema(connection)
     for name in _tables(connection):
-        try:
-            cursor = connection.execute(f"SELECT rowid, * FROM {quoted(name)} LIMIT {most + 1}")
-        except sqlite3.OperationalError:  # made by the agent WITHOUT ROWID: that it is there is enough
-            continue
-        columns = [column[0] for column in cursor.description][1:]
-        rows = cursor.fetchall()
-        if len(rows) > most:
-            cells[f"{name}/more than {most} rows"] = True
-            continue
-        for rowid, *values in rows:
-            for column, value in zip(columns, values):
-                cells[f"{name}/{rowid}/{column}"] = _plain(value)
+        cells |= _cells(name, *_rows(connection, name, most))
     return cells
+
+
+def changes(before: sqlite3.Connection, after: sqlite3.Connection, most: int) -> dict[str, Any]:
+    """Of the state of ``before``, what differs in ``after``: ``changed`` (added ones, too) -> value there, and ``removed``.
+
+    1 and 1.0 are equal here, as they are in SQL; "1" is not.
+    """
+    old, new = _schema(before), _schema(after)
+    for name in dict.fromkeys((*_tables(before), *_tables(after))):
+        sides = [_rows(c, name, most) if f"schema/table {name}" in s else None for c, s in ((before, old), (after, new))]
+        if sides[0] != sides[1]:  # a table that was left alone is compared in one go
+            old |= _cells(name, *sides[0]) if sides[0] else {}
+            new |= _cells(name, *sides[1]) if sides[1] else {}
+    changed = {k: v for k, v in new.items() if k not in old or v != old[k]}
+    return {"changed": changed, "removed": [k for k in old if k not in new]}
+
+
+def _schema(connection: sqlite3.Connection) -> dict[str, Any]:
+    return {f"schema/{name}": sql for name, sql in connection.execute("SELECT type || ' ' || name, sql FROM sqlite_schema")}
+
+
+def _rows(connection: sqlite3.Connection, name: str, most: int) -> tuple[list[str], list[tuple[Any, ...]] | None]:
+    """Columns and rows of a table, the row's id first; None instead of more than ``most`` rows."""
+    try:
+        cursor = connection.execute(f"SELECT rowid, * FROM {quoted(name)} LIMIT {most + 1}")
+    except sqlite3.OperationalError:  # made by the agent WITHOUT ROWID: that it is there is enough
+        return [], []
+    rows = cursor.fetchall()
+    return [column[0] for column in cursor.description][1:], rows if len(rows) <= most else None
+
+
+def _cells(name: str, columns: list[str], rows: list[tuple[Any, ...]] | None) -> dict[str, Any]:
+    if rows is None:
+        return {f"{name}/too many rows": True}
+    return {f"{name}/{row[0]}/{column}": _plain(value) for row in rows for column, value in zip(columns, row[1:])}
 
 
 def quoted(name: str) -> str:
@@ -116,6 +138,8 @@ def main() -> None:
         ask = json.load(f)
     answers = []
     for name in ask["databases"]:
+        with open(name, "rb") as f:
+            original = f.read()
         told: dict[str, Any] = {"columns": [], "rows": [], "truncated": False, "changes": 0, "error": None}
         for statement in ask["statements"]:
             connection = sqlite3.connect(name, isolation_level=None)
@@ -125,7 +149,11 @@ def main() -> None:
                 break
         connection = sqlite3.connect(name, isolation_level=None)
         told["views"] = views(connection) if "views" in ask["show"] else None
-        told["state"] = state(connection, ask["most_rows"]) if "state" in ask["show"] else None
+        if "changes" in ask["show"]:
+            before = sqlite3.connect(":memory:")
+            before.deserialize(original)
+            told |= changes(before, connection, ask["most_rows"])
+            before.close()
         connection.close()
         answers.append(told)
     with open("answer.json", "w") as f:

@@ -26,11 +26,30 @@ MAX_ROWS_COMPARED = 10_000  # of each table
 
 @dataclass(frozen=True)
 class Replayed:
-    """A database after an episode's statements were done again on it. ``state`` is flat (see ``script.state``), for
-    ``graders.state_diff``; ``error`` says which statement that once worked was refused here, and is empty where none was."""
+    """A database after an episode's statements were done again on it.
 
-    state: Mapping[str, Any]
+    ``before`` is the flat state of the file as it was (see ``state_of``); ``changed``: what was added or has another value now,
+    with that value; ``removed``: what is gone. ``error``: what a statement that once worked was refused for here, else empty.
+    """
+
+    before: Mapping[str, Any]
+    changed: Mapping[str, Any]
+    removed: frozenset[str]
     error: str = ""
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Every address that was added, changed or removed."""
+        return self.removed | self.changed.keys()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The whole state afterwards, for the graders of ``graders.state``."""
+        return {k: v for k, v in self.before.items() if k not in self.removed} | dict(self.changed)
+
+    def get(self, address: str) -> Any:
+        """What an address holds now; None where nothing is."""
+        return None if address in self.removed else self.changed.get(address, self.before.get(address))
 
 
 class DatabaseSession:
@@ -76,8 +95,8 @@ class DatabaseSession:
 
     def replay(self, copies: Sequence[bytes], code: CodeRunner) -> list[Replayed]:
         """Do this session's changes again on ``copies`` (pristine files): what each holds then. One run of the sandbox."""
-        answers, _ = self._ask(code, self.statements, copies, ["state"])
-        return [Replayed(a["state"], a["error"] or "") for a in answers]
+        answers, _ = self._ask(code, self.statements, copies, ["changes"])
+        return [Replayed(state_of(c), a["changed"], frozenset(a["removed"]), a["error"] or "") for c, a in zip(copies, answers)]
 
     def _ask(
         self, code: CodeRunner, statements: Sequence[str], databases: Sequence[bytes], show: Sequence[str], keep: bool = False
@@ -89,8 +108,8 @@ class DatabaseSession:
         outcome = code.run_python(_SCRIPT, files, ["answer.json", *(names if keep else [])])
         if not {"answer.json", *(names if keep else [])} <= set(outcome.files):  # a limit of the sandbox
             told = f"the statement was ended: {outcome.killed_by or outcome.stderr.strip()[-200:] or 'too large'}"
-            failed = {"columns": [], "rows": [], "truncated": False, "changes": 0, "error": told, "views": [], "state": {}}
-            return [failed for _ in databases], list(databases)
+            failed = {"columns": [], "rows": [], "truncated": False, "changes": 0, "error": told, "views": []}
+            return [failed | {"changed": {}, "removed": list(state_of(self.original))} for _ in databases], list(databases)
         return json.loads(outcome.files["answer.json"]), [outcome.files[n] for n in names] if keep else []
 
 
