@@ -196,10 +196,10 @@ def test_gpus_are_read_from_the_driver_s_tool() -> None:
 
 def test_what_cannot_run_is_planned_and_then_refused(tmp_path: Path) -> None:
     directory = tiny.build_base(tmp_path / "base")
-    file = tiny.write_workspace(tmp_path, directory, {"placement": {"samplers": 2, "learners": 2}})
+    file = tiny.write_workspace(tmp_path, directory, {"placement": {"samplers": 2, "nodes": 2}})
     recipe = recipes.load(file)
     said = dry_run.dry_run(recipe, file)
-    assert "not yet" in said and "2 samplers" in said and "placement.learners" in said and "40 training" in said
+    assert "not yet" in said and "2 samplers" in said and "placement.nodes" in said and "40 training" in said
     with pytest.raises(BadInput, match=r"placement\.samplers") as e:
         preflight.check(recipe, file)
     assert "--dry-run" in str(e.value)

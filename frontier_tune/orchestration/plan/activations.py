@@ -45,13 +45,14 @@ class Setting:
 class Need:
     """Bytes. ``kept`` by kind, when the forward has ended; ``peak`` of activations and gradient together, and when it comes.
 
-    ``gradient`` is what the adapter's gradient has of the peak.
+    ``gradient`` is what the adapter's gradient has of the peak; ``block`` the largest single tensor that comes and goes.
     """
 
     kept: dict[str, int]
     peak: int
     gradient: int
     moment: str
+    block: int
     moments: dict[str, int] = field(default_factory=dict)
 
 
@@ -101,16 +102,14 @@ def moe_row(z: Sizes, s: Setting) -> dict[str, int]:
     """Bytes a row of one mixture-of-experts layer, its norm included."""
     b, k, e = BYTES[s.dtype], z.moe.top_k, z.moe.num_experts
     router = _FLOAT * e + _INDEX * k + (_FLOAT * (1 + k) if z.normalised_weights else 0)
-    weight = b
     if z.model_type == "deepseek_v3":  # sigmoid scores, groups and their mask
-        groups = 1
-        router = _FLOAT * e + 2 * _INDEX * groups + _INDEX * groups + e + _INDEX * k + _FLOAT * (1 + k)
-        weight = _FLOAT
-    elif z.model_type in ("mixtral",):
-        weight = _FLOAT
-    experts = b * z.hidden + weight * k + 2 * _INDEX * k + b * k * 2 * z.moe.expert_width
+        router = _FLOAT * e + _INDEX * (2 * z.groups[0] + z.groups[1]) + e + _INDEX * k + _FLOAT * (1 + k)
+    weight = _FLOAT if z.model_type in ("deepseek_v3", "mixtral") else b
+    wide, hidden = z.moe.expert_width, z.hidden
     if s.experts:
-        experts += 2 * b * k * s.rank
+        experts = b * hidden + weight * k + 2 * _INDEX * k + b * k * 2 * wide + 2 * b * k * s.rank
+    else:  # transformers' own experts: gate and up, the activation, and each route's output before its weight
+        experts = b * k * (3 * wide + hidden) + weight * k + 3 * _INDEX * k
     if z.shared_width:
         experts += 3 * b * z.shared_width
     return {"norms": _norm(s, z.hidden), "router": router, "experts": experts}
@@ -136,8 +135,11 @@ def _copies(z: Sizes, s: Setting) -> int:
     return BYTES[s.dtype] * z.moe.num_experts * s.rank * ours
 
 
-def need(z: Sizes, s: Setting, batch: Batch, adapter: int) -> Need:
-    """What a micro-batch needs. ``adapter``: parameters of the whole adapter, whose gradient is float32."""
+def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False) -> Need:
+    """What a micro-batch needs. ``adapter``: parameters of the whole adapter, whose gradient is float32.
+
+    ``summed``: gradients of several learners are added up, in one flat buffer more.
+    """
     t, m = batch.rows, batch.predicting
     b, h, depth = BYTES[s.dtype], z.hidden, z.moe.depth
     kept: dict[str, int] = {}
@@ -158,25 +160,48 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int) -> Need:
     total += _add(kept, {"logits": held})
     moments = {"logits, forward": total - held + forward, "logits, backward": total - held + backward + m * b * h}
 
-    per_layer = expert_adapter(z, s)
-    gradient = {name: 0 for name in moments}
-    whole = adapter * _FLOAT
-    for layer in {depth - 1, max(0, depth - 2)}:
+    gradient = dict.fromkeys(moments, 0)
+    whole, of_layer = adapter * _FLOAT, expert_adapter(z, s) * _FLOAT
+    for layer, name in {depth - 1: "last", max(0, depth - 2): "last but one"}.items():
         rows = m if layer == depth - 1 else t
-        name = "last" if layer == depth - 1 else "last but one"
-        wide = rows * z.moe.top_k * h * b if layer in z.moe.layers else rows * z.dense_width * b
-        moments[f"experts of the {name} layer, forward"] = after[layer] + wide + rows * h * b + t * h * b
-        gradient[f"experts of the {name} layer, forward"] = 0
-        done = (depth - 1 - layer) * whole // depth
-        here = 2 * per_layer * _FLOAT
-        moments[f"experts of the {name} layer, backward"] = after[layer] + wide + 2 * rows * h * b + t * h * b + done + here
-        gradient[f"experts of the {name} layer, backward"] = done + here
-        turn = b * t * (4 * z.query + 4 * z.key_value)
-        moments[f"attention of the {name} layer, backward"] = before[layer] + turn + 2 * t * h * b + done + per_layer * _FLOAT
-        gradient[f"attention of the {name} layer, backward"] = done + per_layer * _FLOAT
-    moments["optimizer"], gradient["optimizer"] = whole, whole
+        done = (depth - 1 - layer) * whole // depth  # of the layers behind, whose gradient is there
+        forward, backward = _experts(z, s, rows) if layer in z.moe.layers else (0, 3 * rows * z.dense_width * b)
+        into, back = _attention(z, s, t)
+        for what, live, grown in (
+            ("experts, forward", after[layer] + forward + (rows + t) * h * b, 0),
+            ("experts, backward", after[layer] + backward + (2 * rows + t) * h * b, done + 2 * of_layer),
+            ("attention, forward", before[layer] + into + 2 * t * h * b, 0),
+            ("attention, backward", before[layer] + back + 2 * t * h * b, done + of_layer),
+        ):
+            moments[f"{what} of the {name} layer"] = live + grown
+            gradient[f"{what} of the {name} layer"] = grown
+    moments["optimizer"], gradient["optimizer"] = max(3 * whole if summed else 0, whole + of_layer), whole
     moment = max(moments, key=lambda k: moments[k])
-    return Need(kept, moments[moment], gradient[moment], moment, moments)
+    block = max(t * z.moe.top_k * h * b, min(m, max(1, _CHUNK_LOGITS // z.vocabulary)) * z.vocabulary * _FLOAT)
+    return Need(kept, moments[moment], gradient[moment], moment, block, moments)
+
+
+def _experts(z: Sizes, s: Setting, rows: int) -> tuple[int, int]:
+    """Alive besides in forward and in backward: every route's output (input's gradient), and what one expert's rows take.
+
+    An expert is taken to have twice its even share of them.
+    """
+    b, routes = BYTES[s.dtype], rows * z.moe.top_k
+    of_one = min(routes, 2 * routes // z.moe.num_experts)
+    h, i = z.hidden, z.moe.expert_width
+    return b * (routes * h + of_one * i), b * (routes * h + of_one * (4 * i + 2 * h))
+
+
+def _attention(z: Sizes, s: Setting, rows: int) -> tuple[int, int]:
+    """Alive besides in forward and in backward. The native kernel reads rows where they lie; others take padded blocks."""
+    b, q, kv = BYTES[s.dtype], z.query, z.key_value
+    native = s.exact and s.device == "cpu" and z.head % 8 == 0 and z.head <= 256
+    into = 0 if native else 4 * q + 2 * kv
+    back = 2 * q + 2 * kv if native else 8 * q + 6 * kv if s.device == "cpu" else 4 * q + 4 * kv
+    if z.latent is not None:  # queries and expanded keys before they are put together, and, for the kernel, in rows
+        into += q + z.heads * (z.head - z.latent[2] + z.value_head) + (q + kv if native else 0)
+    freed = 0 if s.exact or "o_proj" not in s.projections else _FLOAT * z.heads * z.value_head  # o_proj's input is gone by then
+    return b * rows * into, b * rows * back - rows * freed
 
 
 def _layer(z: Sizes, s: Setting, batch: Batch, layer: int) -> tuple[dict[str, int], dict[str, int]]:

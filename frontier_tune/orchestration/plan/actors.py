@@ -17,6 +17,11 @@ PROCESSES = {"driver": 450 * MIB, "episodes": 350 * MIB, "environment worker": 1
 ENGINE, LEARNER = 900 * MIB, 550 * MIB
 # Estimates, not measured here: CUDA's context with its libraries' workspaces; buffers of NCCL in a process that talks to others.
 CUDA_CONTEXT, NCCL = 700 * MIB, 400 * MIB
+# Of the learner on a CPU, measured by benchmarks/plan_memory.py. Freed memory stays with the process (learning.memory), and
+# glibc's aligned allocation leaves about two holes of the largest tensor that it does not fill again. In bfloat16 oneDNN compiles
+# a kernel for every shape of matrix that an expert happens to get, and keeps a thousand of them.
+HOLES = 2
+ONEDNN_KERNELS = 850 * MIB
 TRAJECTORY_BYTES_PER_TOKEN = 40  # token, mask, log-probability, version as Python lists, in three processes at times
 _BATCHED_TOKENS = 4096  # sampling.backend: tokens of one forward of the engine, at least
 
@@ -71,7 +76,7 @@ def learner_need(s: Subject, device: str, learners: int = 1) -> activations.Need
         r.learner.activation_checkpointing,
     )
     rows = microbatch(r, s.work, learners)
-    return activations.need(s.sizes, setting, activations.Batch(rows, rows), s.adapter)
+    return activations.need(s.sizes, setting, activations.Batch(rows, rows), s.adapter, learners > 1)
 
 
 def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = False) -> list[Part]:
@@ -83,8 +88,11 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
     parts = [
         Part("base", -(-base // learners) if sharded else base, "placement.shard_base" if learners > 1 else "learner.dtype"),
         Part("adapter, gradient, two moments", s.adapter * 4 * 4, "adapter.rank"),
+        *([Part("state to go back to", s.adapter * 4 * 3, "learner.rollbacks")] if r.learner.rollbacks else []),
         Part("activations of a micro-batch", beyond, "learner.tokens_per_microbatch"),
     ]
+    if device == "cpu":
+        parts += retained(found, r.learner.dtype)
     if sharded:  # a layer is put together while it is used, and the next one on its way
         layer = (base - (s.parameters.embedding + s.parameters.head) * BYTES[r.learner.dtype]) // s.sizes.moe.depth
         parts.append(Part("two whole layers of the base", 2 * layer, "placement.shard_base"))
@@ -92,6 +100,14 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
         width = s.sizes.hidden
         critic = (width * width + 2 * width + 1) * 4 * 4 + 2 * 4 * width * microbatch(r, s.work, learners)
         parts.append(Part("critic", critic, "algorithm.name"))
+    return parts
+
+
+def retained(need: activations.Need, dtype: str) -> list[Part]:
+    """What the learner's process on a CPU holds beyond its tensors, once a micro-batch has gone through it."""
+    parts = [Part("pieces that freed memory leaves", HOLES * need.block, "learner.tokens_per_microbatch", exact=False)]
+    if dtype != "float32":
+        parts.append(Part("oneDNN's kernels", ONEDNN_KERNELS, "learner.dtype", exact=False))
     return parts
 
 

@@ -122,8 +122,9 @@ def adapter_parameters(recipe: Recipe, config: Any) -> int:
 class Sizes:
     """Widths of one base that memory follows from. ``query``, ``key_value``: of all heads together.
 
-    ``qk_norm``: 'head' or 'whole' where queries and keys are normalised. ``latent``: widths of latent attention (query's, 0 for
-    none; key-value's; rotary's), None elsewhere. ``windows[i]``: the attention window of layer i, None for all of the context.
+    ``qk_norm``: whether queries and keys are normalised. ``groups``: of experts, and how many of them a token may choose from.
+    ``latent``: widths of latent attention (query's, 0 for none; key-value's; rotary's), None elsewhere. ``windows[i]``: the
+    attention window of layer i, None for all of the context.
     """
 
     model_type: str
@@ -138,6 +139,7 @@ class Sizes:
     dense_width: int
     shared_width: int
     normalised_weights: bool
+    groups: tuple[int, int]
     windows: tuple[int | None, ...]
 
     @property
@@ -177,6 +179,7 @@ def sizes(config: Any) -> Sizes:
         dense,
         shared,
         kind == "mixtral" or bool(getattr(config, "norm_topk_prob", False)),
+        (int(getattr(config, "n_group", None) or 1), int(getattr(config, "topk_group", None) or 1)),
         windows(config),
     )
 
