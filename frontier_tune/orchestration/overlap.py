@@ -100,10 +100,9 @@ class Window:
 
     def ready(self, version: int) -> bool:
         """Whether a step at policy ``version`` may take its groups now."""
-        chosen = self._choice()
-        if len(chosen) < self.groups_per_step:
+        if self.queued < self.groups_per_step:
             return False
-        taken = {t.position for t in chosen}
+        taken = {t.position for t in self._choice()}
         behind = [t for t in self.open.values() if t.position not in taken and (not self.drop or t.attempt >= TRIES)]
         left = sorted(t.deadline(self.staleness) for t in behind)
         return all(n <= (deadline - version) * self.groups_per_step for n, deadline in enumerate(left, 1))

@@ -232,6 +232,8 @@ class Overlapped:
     def _wait(self, done: Callable[[], bool]) -> None:
         self._every()
         while not done():
+            if all(lane.window.queued == len(lane.window.open) for lane in self._lanes.values()) and all(self._extra.values()):
+                raise RuntimeError("nothing is being played, and what was played is no step")  # a fault in overlap.Window
             for played in self._streams.poll(_LOOK_UP):
                 self._finish(played)
             self._every()
