@@ -17,11 +17,12 @@ from typing import Any
 from frontier_tune.contracts import BadInput, Task
 from frontier_tune.sdk.env import WorkflowEnv
 from frontier_tune.sdk.recordings import NO_RECORDING
-from frontier_tune.sdk.records.store import store_digest
+from frontier_tune.sdk.records.store import RecordStore, store_digest
 from frontier_tune.sdk.rubric import Rubric
 from frontier_tune.sdk.watch import watching
 
 New = Callable[[], WorkflowEnv]
+MANY_RECORDS = 1000
 
 
 def examine(new: New, what: str, **arguments: Any) -> dict[str, Any]:
@@ -87,27 +88,25 @@ def effects(new: New, episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Play ``episodes`` ({"task", "script"}) under watch. ``reached``: calls after which an attached store's production differs
     though the tool is not real; ``outside``: calls that touch files, processes or peers; ``unrecorded``: mocks without an answer.
 
-    ``called``: how often each tool was. Places other than tools are "begin" and "grade".
+    ``called``: how often each tool was. Places other than tools are "begin" and "grade". Stores of more than ``MANY_RECORDS`` are
+    compared at an episode's begin and end alone.
     """
     found: dict[str, Any] = {"reached": [], "outside": [], "unrecorded": [], "called": Counter()}
     env = new()
+    held = _Production(env)
     for episode in episodes:
         with watching() as events:
             _, info = env.reset(options={"task": episode["task"]})
-        found["outside"] += [{"place": "begin", "effect": "own", "event": e} for e in events]
-        held = {name: store_digest(store) for name, store in env.effects.production.items()}
-        for text in episode["script"]:
+        _note(found, held, events, "begin", "own", over=True)
+        last = len(episode["script"]) - 1
+        for i, text in enumerate(episode["script"]):
             with watching() as events:
                 *_, terminated, truncated, info = env.step(text)
             call = env.trace[-1].call
             place = call.name if call else "grade"
-            effect = env.effects.of_tools.get(place, "own")
             found["called"][place] += call is not None
-            before, held = held, {name: store_digest(store) for name, store in env.effects.production.items()}
-            if effect != "real":
-                changed = [name for name, digest in held.items() if digest != before.get(name, digest)]
-                found["reached"] += [{"place": place, "effect": effect, "store": name} for name in changed]
-            found["outside"] += [{"place": place, "effect": effect, "event": e} for e in events]
+            over = terminated or truncated or i == last
+            _note(found, held, events, place, env.effects.of_tools.get(place, "own"), over)
             if info["failure"] and info["failure"]["kind"] == NO_RECORDING:
                 found["unrecorded"].append({"place": place, "detail": info["failure"]["detail"]})
             if terminated or truncated:
@@ -116,6 +115,39 @@ def effects(new: New, episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             env.truncate()
     env.close()
     return found
+
+
+class _Production:
+    """What an environment's stores hold in production, as it was when it was last looked at."""
+
+    def __init__(self, env: WorkflowEnv) -> None:
+        self._env = env
+        self._seen: dict[str, tuple[RecordStore, str]] = {}
+        self.changed(over=True)
+
+    def changed(self, over: bool) -> list[str]:
+        """Names of stores that are no longer what they were. One that was attached since is looked at for the first time."""
+        changed = []
+        for name, store in self._env.effects.production.items():
+            known = self._seen.get(name)
+            if known is not None and known[0] is store and not over and _records(store) > MANY_RECORDS:
+                continue
+            digest = store_digest(store)
+            if known is not None and known[0] is store and known[1] != digest:
+                changed.append(name)
+            self._seen[name] = store, digest
+        return changed
+
+
+def _records(store: RecordStore) -> int:
+    return sum(len(store.keys(table)) for table in store.tables())
+
+
+def _note(found: dict[str, Any], held: _Production, events: list[str], place: str, effect: str, over: bool = False) -> None:
+    changed = held.changed(over)
+    if effect != "real":
+        found["reached"] += [{"place": place, "effect": effect, "store": name} for name in changed]
+    found["outside"] += [{"place": place, "effect": effect, "event": e} for e in events]
 
 
 def _graders(env: WorkflowEnv) -> Iterator[FunctionType]:

@@ -170,6 +170,24 @@ class Mocked(Desk):
         return super().letters()
 
 
+class NoFile(Mocked):
+    """A mock whose recording was never made."""
+
+    recordings = "letters_of_yesterday.json"
+
+
+class WritesInBegin(Desk):
+    """Many customers, one of whom is changed before the agent does anything."""
+
+    def __init__(self) -> None:
+        self.client = MemoryStore({"customers": {str(k): {"town": "?"} for k in range(100, 1400)}})
+        self.store = self.attach_store("crm", self.client)
+
+    def begin(self, task: Task) -> Sequence[Message]:
+        self.client.put("customers", "100", {"town": str(task.data["number"])})
+        return super().begin(task)
+
+
 class Unrecorded(Mocked):
     """The agent may look at any letter, and only one was recorded."""
 
