@@ -235,6 +235,19 @@ def test_a_hub_id_that_is_not_here_is_never_fetched(tmp_path: Path, monkeypatch:
     assert base.for_plan(recipes.load(PRODUCTION / "olmoe_7b_1gpu.yaml"), PRODUCTION / "x.yaml", ROOT).directory is None
 
 
+def test_a_dry_run_needs_no_more_than_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from frontier_tune.cli import main
+
+    tiny.config().save_pretrained(tmp_path / "published")
+    file = tiny.write_workspace(tmp_path, tmp_path, {"base": "acme/not-here", "base_config": "../published"})
+    assert main.main(["tune", str(file), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "base: acme/not-here" in said and "40 training" in said and "no tokenizer of acme/not-here" in said
+    assert not (tmp_path / "runs").exists()
+    assert main.main(["tune", str(file)]) == 2
+    assert "base_download: true" in capsys.readouterr().err
+
+
 def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no_such_model"}')
     with pytest.raises(BadInput, match="transformers"):

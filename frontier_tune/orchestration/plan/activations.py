@@ -45,14 +45,15 @@ class Setting:
 class Need:
     """Bytes. ``kept`` by kind, when the forward has ended; ``peak`` of activations and gradient together, and when it comes.
 
-    ``gradient`` is what the adapter's gradient has of the peak; ``block`` the largest single tensor that comes and goes.
+    ``gradient`` is what the adapter's gradient has of the peak; ``holes`` what the C library's heap
+    has in pieces afterwards: about two of the largest tensor that comes and goes, and up to four chunks of logits (measured).
     """
 
     kept: dict[str, int]
     peak: int
     gradient: int
     moment: str
-    block: int
+    holes: int
     moments: dict[str, int] = field(default_factory=dict)
 
 
@@ -177,8 +178,10 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False)
             gradient[f"{what} of the {name} layer"] = grown
     moments["optimizer"], gradient["optimizer"] = max(3 * whole if summed else 0, whole + of_layer), whole
     moment = max(moments, key=lambda k: moments[k])
-    block = max(t * z.moe.top_k * h * b, min(m, max(1, _CHUNK_LOGITS // z.vocabulary)) * z.vocabulary * _FLOAT)
-    return Need(kept, moments[moment], gradient[moment], moment, block, moments)
+    per_chunk = max(1, _CHUNK_LOGITS // z.vocabulary)
+    chunk = min(m, per_chunk) * z.vocabulary * _FLOAT
+    holes = 2 * max(chunk, t * z.moe.top_k * h * b) + min(4, max(0, -(-m // per_chunk) - 2)) * chunk
+    return Need(kept, moments[moment], gradient[moment], moment, holes, moments)
 
 
 def _experts(z: Sizes, s: Setting, rows: int) -> tuple[int, int]:

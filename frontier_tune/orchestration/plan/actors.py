@@ -17,10 +17,8 @@ PROCESSES = {"driver": 450 * MIB, "episodes": 350 * MIB, "environment worker": 1
 ENGINE, LEARNER = 900 * MIB, 550 * MIB
 # Estimates, not measured here: CUDA's context with its libraries' workspaces; buffers of NCCL in a process that talks to others.
 CUDA_CONTEXT, NCCL = 700 * MIB, 400 * MIB
-# Of the learner on a CPU, measured by benchmarks/plan_memory.py. Freed memory stays with the process (learning.memory), and
-# glibc's aligned allocation leaves about two holes of the largest tensor that it does not fill again. In bfloat16 oneDNN compiles
-# a kernel for every shape of matrix that an expert happens to get, and keeps a thousand of them.
-HOLES = 2
+# Of the learner on a CPU in bfloat16, measured by benchmarks/plan_memory.py: oneDNN compiles a kernel for every shape of matrix
+# that an expert happens to get, and keeps a thousand of them.
 ONEDNN_KERNELS = 850 * MIB
 TRAJECTORY_BYTES_PER_TOKEN = 40  # token, mask, log-probability, version as Python lists, in three processes at times
 _BATCHED_TOKENS = 4096  # sampling.backend: tokens of one forward of the engine, at least
@@ -104,8 +102,11 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
 
 
 def retained(need: activations.Need, dtype: str) -> list[Part]:
-    """What the learner's process on a CPU holds beyond its tensors, once a micro-batch has gone through it."""
-    parts = [Part("pieces that freed memory leaves", HOLES * need.block, "learner.tokens_per_microbatch", exact=False)]
+    """What the learner's process on a CPU holds beyond its tensors, once a micro-batch has gone through it.
+
+    Freed memory stays with the process (learning.memory), and an aligned allocation does not fill every hole of its size.
+    """
+    parts = [Part("pieces that freed memory leaves", need.holes, "learner.tokens_per_microbatch", exact=False)]
     if dtype != "float32":
         parts.append(Part("oneDNN's kernels", ONEDNN_KERNELS, "learner.dtype", exact=False))
     return parts
