@@ -28,7 +28,7 @@ READY := .venv/.ready-$(DEVICE)-$(shell pwd | cksum | cut -d' ' -f1)
 PY    := .venv/bin/python
 TUNE  := .venv/bin/frontier-tune
 
-.PHONY: help setup tune tune-smoke eval test test-fast check base bench bench-algorithms report doctor clean
+.PHONY: help setup tune tune-smoke eval test test-fast test-faults check base bench bench-algorithms report doctor clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ base: $(READY) ## build the nano base from scratch
 
 test: $(READY) ## all tests, with coverage
 	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-report=xml
+
+test-faults: $(READY) ## kill every process of runs, hundreds of times, and compare with runs that nobody disturbed (an hour)
+	FRONTIER_TUNE_FAULTS=full $(PY) -m pytest -q tests/faults tests/e2e/test_signals.py tests/sandbox/test_pool.py
 
 test-fast: $(READY) ## the tests that take seconds
 	$(PY) -m pytest -n 2 --dist worksteal -m "not slow" -q

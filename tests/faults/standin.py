@@ -118,7 +118,10 @@ class Sampler:
     def sync(self, adapter_dir: str, version: int, activate: bool = True) -> None:
         assert version not in self.adapters, f"version {version} was synced before"
         self.adapters[version] = read(adapter_dir)
-        self.current = version
+        self.current = version if activate else self.current
+
+    def release(self, version: int) -> None:
+        pass
 
     def version(self) -> int:
         return self.current
