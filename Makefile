@@ -31,7 +31,7 @@ TUNE  := .venv/bin/frontier-tune
 .PHONY: help setup tune tune-smoke eval test test-fast test-faults check base bench bench-algorithms report doctor clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 $(READY): requirements/$(DEVICE).lock pyproject.toml scripts/setup.sh scripts/torch_build.py
 	@scripts/setup.sh $(DEVICE) $(READY)
