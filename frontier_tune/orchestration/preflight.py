@@ -143,7 +143,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     plan = plans.make(recipe, config, root, recipe_file.stem)
     directory = run_directory(recipe, root)
     plans.require_resources(plan, directory)
-    plans.require_here(plan)
+    plans.require_here(plan, directory)
     return Ready(recipe, recipe_file.stem, root, base, config, options, plan, train, heldout, general, rehearsal, openings)
 
 

@@ -108,7 +108,7 @@ def test_production_recipes_fit_their_hardware(file: Path) -> None:
 
 
 def test_every_configuration_names_its_source() -> None:
-    assert len(CONFIGS) == 4
+    assert len(CONFIGS) == 5
     for name in CONFIGS:
         assert "arXiv:" in config(name).source
 
@@ -161,13 +161,12 @@ def test_sharding_splits_the_base_and_nothing_else() -> None:
 
 
 def test_256k_tokens_can_be_planned() -> None:
-    """Logits are never held whole and layers keep their inputs alone."""
-    made = planned(
-        PRODUCTION / "qwen3_30b_a3b_cluster.yaml", "sampler.max_model_len=262144", "learner.tokens_per_microbatch=262144",
-        "placement.gpu_memory_gib=140.4", "sampler.max_sequences=32",
-    )  # fmt: skip
-    learner = {p.name: p.bytes for p in made.placed[0].actor.device}
+    """Logits are never held whole and layers keep their inputs alone; without that it does not fit."""
+    file = PRODUCTION / "qwen3_30b_a3b_256k_8gpu.yaml"
+    learner = {p.name: p.bytes for p in planned(file).placed[0].actor.device}
     assert learner["activations of a micro-batch"] > 48 * 262144 * 2048 * 2
+    with pytest.raises(BadInput, match=r"activations.*learner\.tokens_per_microbatch"):
+        planned(file, "learner.activation_checkpointing=false")
 
 
 def test_dynamic_sampling_and_rehearsal_are_counted() -> None:
@@ -176,6 +175,15 @@ def test_dynamic_sampling_and_rehearsal_are_counted() -> None:
     w = work.of(recipes.parse({"environment": environment, "algorithm": section}))
     assert (w.planned, w.tokens) == (8 * 5, 8 * 5 * 40)
     assert (w.episodes_at_most, w.tokens_at_most) == ((8 + 3 * 6) * 5, (8 + 3 * 6) * 5 * 40)
+
+
+def test_what_is_held_grows_with_staleness_and_routes(tmp_path: Path) -> None:
+    made = {}
+    for name, sections in {"plain": {}, "stale": {"run": {"staleness": 2}}, "routes": {"sampler": {"routes": True}}}.items():
+        recipe = recipes.parse({"environment": {"general_tasks": 0}, **sections})
+        made[name] = plan.make(recipe, tiny.config(), tmp_path, "x").memory["trajectories"]
+    assert made["stale"] == 3 * made["plain"]
+    assert made["routes"] == made["plain"] * (40 + 2 * 2 * 2) // 40  # two processes, two layers, two experts of each
 
 
 def test_stated_speeds_make_the_time_and_overlap_shortens_it() -> None:

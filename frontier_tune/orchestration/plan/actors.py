@@ -168,18 +168,26 @@ def crew(s: Subject, device: str) -> list[Actor]:
         else:
             out.append(Actor(_numbered("sampler", n, p.samplers), 0, (), (*parts, process)))
     for n in range(p.episode_actors):
-        workers = Part(
-            f"{env.workers} environment workers", env.workers * PROCESSES["environment worker"], "environment.workers", False
-        )
+        count = env.workers * (2 if env.general_tasks or s.work.rehearsal else 1)  # general tasks have workers of their own
+        workers = Part(f"{count} environment workers", count * PROCESSES["environment worker"], "environment.workers", False)
         process = Part("process", PROCESSES["episodes"], "", exact=False)
         out.append(Actor(_numbered("episodes", n, p.episode_actors), 0, (), (workers, process)))
-    held = s.work.episodes_at_most * s.work.longest * TRAJECTORY_BYTES_PER_TOKEN
+    held = (
+        s.work.episodes_at_most * s.work.longest * (TRAJECTORY_BYTES_PER_TOKEN + _route_bytes(s)) * (1 + s.recipe.run.staleness)
+    )
     driver = (
         Part("trajectories of a step", held, "algorithm.groups_per_step"),
         Part("process and Ray", PROCESSES["driver"] + PROCESSES["ray"], "", exact=False),
     )
     out.append(Actor("driver", 0, (), driver))
     return out
+
+
+def _route_bytes(s: Subject) -> int:
+    """Of one token, where the sampler's routes go to the learner: the experts of every layer, in two processes at times."""
+    if not (s.recipe.sampler.routes or s.recipe.algorithm.replay == "sampler"):
+        return 0
+    return 2 * len(s.sizes.moe.layers) * s.sizes.moe.top_k * (1 if s.sizes.moe.num_experts <= 256 else 2)
 
 
 def _numbered(name: str, n: int, count: int) -> str:

@@ -19,8 +19,7 @@ def describe(plan: Plan, recipe: Recipe, tasks: dict[str, int]) -> str:
     lines += _gpu_memory(plan, recipe) if plan.on_gpus else _memory(plan)
     lines += [f"disk       about {size(plan.disk_total)}:", *(f"             {size(v):>9}  {k}" for k, v in plan.disk.items())]
     lines += [_time(plan, recipe)]
-    if plan.on_gpus:
-        lines += _here(recipe, machine.gpus())
+    lines += _here(recipe, machine.gpus())
     if plan.missing:
         lines += ["not yet    this version can't run the recipe as it is; a real run is refused:"]
         lines += [f"             {line}" for line in plan.missing]
@@ -111,6 +110,9 @@ def _time(plan: Plan, recipe: Recipe) -> str:
 def _here(recipe: Recipe, found: list[GPU]) -> list[str]:
     """What the plan wants against what this machine has."""
     p = recipe.placement
+    if not p.gpus_per_node:
+        told = "state them in placement (gpus_per_node, gpu_memory_gib) to plan their memory, which this plan does not"
+        return [f"here       {len(found)} x {found[0].name}; {told}"] if found else []
     if not found:
         return [f"here       no GPU; the plan wants {p.gpus} of {p.gpu_memory_gib:g} GiB"]
     kinds: dict[GPU, int] = {}

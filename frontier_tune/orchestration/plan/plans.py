@@ -119,24 +119,12 @@ def require_resources(plan: Plan, directory: Path) -> None:
         stated = recipe.placement.node_memory_gib
         placement.require_fit(plan.placed, recipe.placement, None if stated is None else round(stated * actors.GIB))
         return
-    free = machine.available_memory()
-    if plan.memory_total > free:
-        parts = sorted(plan.memory.items(), key=lambda kv: -kv[1])[:3]
-        raise BadInput(
-            f"memory: the plan needs about {size(plan.memory_total)}, {size(free)} are available. Largest parts: "
-            f"{', '.join(f'{k} {size(v)}' for k, v in parts)}. Lower sampler.kv_cache_mb, learner.tokens_per_microbatch or "
-            "algorithm.groups_per_step, set learner.dtype=bfloat16, or take a smaller base"
-        )
-    free_disk, where = machine.free_disk(directory)
-    if plan.disk_total > free_disk:
-        raise BadInput(
-            f"disk: the plan needs about {size(plan.disk_total)}, {size(free_disk)} are free at {where}; "
-            "free some, name another run.directory, or lower run.steps"
-        )
+    _require_memory(plan.memory)
+    _require_disk(plan, directory)
 
 
-def require_here(plan: Plan) -> None:
-    """Raises BadInput where the plan is for GPUs that this machine lacks."""
+def require_here(plan: Plan, directory: Path) -> None:
+    """Raises BadInput where the plan is for GPUs that this machine lacks, or its main memory or disk fall short beside them."""
     p = plan.subject.recipe.placement
     if not plan.on_gpus or p.gpu_memory_gib is None:
         return
@@ -145,6 +133,28 @@ def require_here(plan: Plan) -> None:
         raise BadInput(
             f"placement: {p.gpus} GPUs of {p.gpu_memory_gib:g} GiB are wanted (gpus_per_node, gpu_memory_gib), this machine has "
             f"{len(fit)} such; run on a machine that has them, or state what is here"
+        )
+    _require_memory({f"{one.actor.name}: {part.name}": part.bytes for one in plan.placed for part in one.actor.host})
+    _require_disk(plan, directory)
+
+
+def _require_memory(rows: dict[str, int]) -> None:
+    free, total = machine.available_memory(), sum(rows.values())
+    if total > free:
+        parts = sorted(rows.items(), key=lambda kv: -kv[1])[:3]
+        raise BadInput(
+            f"memory: the plan needs about {size(total)}, {size(free)} are available. Largest parts: "
+            f"{', '.join(f'{k} {size(v)}' for k, v in parts)}. Lower sampler.kv_cache_mb, learner.tokens_per_microbatch or "
+            "algorithm.groups_per_step, set learner.dtype=bfloat16, or take a smaller base"
+        )
+
+
+def _require_disk(plan: Plan, directory: Path) -> None:
+    free, where = machine.free_disk(directory)
+    if plan.disk_total > free:
+        raise BadInput(
+            f"disk: the plan needs about {size(plan.disk_total)}, {size(free)} are free at {where}; "
+            "free some, name another run.directory, or lower run.steps"
         )
 
 
