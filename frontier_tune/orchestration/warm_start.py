@@ -7,6 +7,7 @@ leaves is a directory ``warm_start/<stage>`` with an adapter and stage.json; one
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,7 @@ def _train(ready: Ready, run: RunDir, stages: Sequence[Stage], start: Path | Non
     from frontier_tune.orchestration.stop import Stopped, StopRequest
 
     threads = {"OMP_NUM_THREADS": str(ready.recipe.learner.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    threads["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]  # trl takes one GPU a process
     with StopRequest() as stop, local_ray():
         stop.install()
         actor = actors.remote(WarmStartActor, threads, 1).remote(str(ready.base), ready.recipe, str(run.engine_log))

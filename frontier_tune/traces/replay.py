@@ -51,13 +51,16 @@ class HeldOut:
     openings: dict[str, str] = field(default_factory=dict)  # digest of the text -> task hash
 
     def leak(self, task: Task | None, opening: Sequence[Message]) -> str | None:
-        """Which held-out task a trace gives away, in words; None where it gives away none."""
+        """Which held-out task a trace gives away, in words; None where it gives away none.
+
+        Words tell only where no task is named: a workflow may ask for everything in the same ones.
+        """
         if task is not None and task.hash in self.hashes:
             return f"it is of the held-out task {task.hash} ({task.kind})"
         if task is not None and task.family and task.family in self.families:
             return f"its task has the layout family '{task.family}' of a held-out one"
-        found = self.openings.get(text_digest(opening))
-        return f"it begins with the words of the held-out task {found}" if found else None
+        found = self.openings.get(text_digest(opening)) if task is None else None
+        return f"it begins with the words of the held-out task {found} and does not say which task it is of" if found else None
 
 
 def text_digest(messages: Iterable[Message]) -> str:

@@ -52,7 +52,14 @@ def ready(workspace: Path) -> Callable[..., Any]:
     def make(*overrides: str, **changes: Any) -> Any:
         recipe = recipes.load(workspace / "recipes" / "echo.yaml", [*overrides, "learner.threads=1", "learner.device=cpu"])
         base, config = workspace / "base", AutoConfig.from_pretrained(workspace / "base")
-        found = {"recipe": recipe, "root": workspace, "base": base, "config": config, "heldout": [], "options": {"company_seed": 7}}
+        found = {
+            "recipe": recipe,
+            "root": workspace,
+            "base": base,
+            "config": config,
+            "heldout": [],
+            "options": {"company_seed": 7},
+        }
         return SimpleNamespace(**found | changes)
 
     return make
@@ -128,13 +135,18 @@ def test_a_stage_is_trained_once_and_again_where_it_must_be(
         assert warm_start.run(here, run, lambda text: None) == run.root / "warm_start" / "dpo"
         return list(trained)
 
+    def digests() -> list[dict[str, str]]:
+        return [json.loads(p.read_text())["digests"] for p in sorted((run.root / "warm_start").glob("*/stage.json"))]
+
     assert again() == ["sft", "dpo"]
+    first = digests()
     assert again() == []  # a resumed run
     (run.root / "warm_start" / "dpo" / "stage.json").unlink()  # stopped in its second stage
     assert again() == ["dpo"]
     weights = run.root / "warm_start" / "sft" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     assert again() == ["sft", "dpo"]  # what was built on damage is not kept either
+    assert digests() == first and first[0] != first[1]
     (run.checkpoints / "step-000001").mkdir(parents=True)
     here.root = tmp_path / "elsewhere"  # a run past its stages needs their data no more
     assert again() == []

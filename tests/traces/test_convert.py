@@ -11,7 +11,7 @@ import pytest
 from frontier_tune.contracts import BadInput, Task
 from frontier_tune.traces import importer, tokens
 from frontier_tune.traces.convert import convert
-from frontier_tune.traces.replay import HeldOut, Workbench
+from frontier_tune.traces.replay import HeldOut, Workbench, text_digest
 from frontier_tune.traces.schema import Trace
 from frontier_tune.traces.store import Store
 from tests.traces.conftest import call, raw
@@ -67,6 +67,15 @@ def test_refused_by_name_and_reason(
 ) -> None:
     with pytest.raises(BadInput, match=rf"trace 'count-{target}': .*({reason})"):
         convert(trace(target, *added, **changes), bench, held_out)
+
+
+def test_the_same_words_are_no_leak_where_the_task_is_another(trace: Make, bench: Workbench) -> None:
+    """A workflow may ask for everything in the same words."""
+    words = bench.replay(Task("count", "train", {"target": 12}), ()).opening
+    same = HeldOut(frozenset({"other"}), frozenset(), {text_digest(words): "other"})
+    assert convert(trace(12), bench, same).demonstrations
+    with pytest.raises(BadInput, match="does not say which task it is of"):
+        convert(trace(12, task=None), bench, same)
 
 
 def test_a_held_out_task_under_another_family_is_known_by_its_hash(trace: Make, bench: Workbench, held_out: HeldOut) -> None:

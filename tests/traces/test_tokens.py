@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from frontier_tune.contracts import BadInput, EpisodeSpec, Task
 from frontier_tune.episodes import play, renderer_for
@@ -19,26 +21,30 @@ from tests.traces.conftest import TOKENIZERS
 
 
 @pytest.mark.parametrize("rendering", ["compact", "chat"])
+@hypothesis.given(added=st.lists(st.integers(0, 500), min_size=1, max_size=3))
+@hypothesis.settings(max_examples=6, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_tokens_and_mask_are_those_of_a_rollout(
-    rendering: str, trace: Callable, bench: Workbench, held_out: HeldOut, pool: EnvironmentPool
+    rendering: str, trace: Callable, bench: Workbench, held_out: HeldOut, pool: EnvironmentPool, added: list[int]
 ) -> None:
     tokenizer = TOKENIZERS[rendering]()
     renderer = renderer_for(tokenizer, pool.description["schemas"])
-    (row,) = convert(trace(12, 5, 7), bench, held_out).demonstrations
+    (row,) = convert(trace(sum(added), *added), bench, held_out).demonstrations
     found = tokens.demonstration(row, renderer, bench.signatures)
 
     def script(context: str) -> str:
-        said = iter(["add 5", "add 7", "submit"] if rendering == "compact" else [json_call(5), json_call(7), json_call()])
         turn = context.count("total ")
-        return [*said][turn]
+        amount = added[turn] if turn < len(added) else None
+        if rendering == "chat":
+            return json_call(amount)
+        return "submit" if amount is None else f"add {amount}"
 
     sampler = ScriptedSampler(tokenizer, script, stop=tokenizer.eos_token)
-    spec = EpisodeSpec(Task("count", "train", {"target": 12}, "train"), 0, 0, seed=1)
+    spec = EpisodeSpec(Task("count", "train", {"target": sum(added)}, "train"), 0, 0, seed=1)
     limits = {"max_turns": 4, "max_tokens_per_turn": 64, "max_model_len": 2048, "concurrency": 1}
     (episode,) = play([spec], pool, renderer, sampler, **limits)
     assert episode.success
     assert (found.tokens, found.mask) == (episode.tokens, episode.mask)
-    assert tokenizer.decode([t for t, m in zip(found.tokens, found.mask) if m]).count(tokenizer.eos_token) == 3
+    assert tokenizer.decode([t for t, m in zip(found.tokens, found.mask) if m]).count(tokenizer.eos_token) == len(added) + 1
 
 
 def json_call(amount: int | None = None) -> str:
