@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from frontier_tune.cli import main
 from tests import tiny
 from tests.e2e.conftest import run
 from tests.orchestration.test_warm_start import STAGES, WORK
@@ -18,9 +19,9 @@ def test_from_traces_to_a_tuned_adapter(tmp_path: Path, taught_base: Path) -> No
     """The parity gate holds the sampler to the warm-started adapter before the first step."""
     tiny.write_workspace(tmp_path, taught_base, {"run": {"steps": 1}})
     (tmp_path / "work.jsonl").write_text(json.dumps(WORK) + "\n")
-    run(tmp_path, "traces", "from-golden", "--recipe", "recipes/echo.yaml", "--n", "12")
-    run(tmp_path, "traces", "import", "work.jsonl", "--recipe", "recipes/echo.yaml")
-    assert "big-model-5" in run(tmp_path, "tune", "recipes/echo.yaml", *STAGES[:2], "--dry-run", expect=2)
+    recipe = str(tmp_path / "recipes" / "echo.yaml")
+    assert main.main(["traces", "from-golden", "--recipe", recipe, "--n", "12"]) == 0
+    assert main.main(["traces", "import", str(tmp_path / "work.jsonl"), "--recipe", recipe]) == 0
     settings = ["warm_start.sft.learning_rate=0.01", "warm_start.sft.epochs=6", "warm_start.evaluate=true"]
     said = run(tmp_path, "tune", "recipes/echo.yaml", *STAGES, *settings)
     assert "parity: learner and sampler differ" in said and "Traceback" not in said
