@@ -39,11 +39,13 @@ def read(path: Path, own: Sequence[str] = ()) -> Iterator[tuple[str, Raw | BadIn
             sessions.setdefault(_session(span), []).append(span)
     found = False
     for name, members in sessions.items():
-        evaluations = [e for s in members for e in s.events if e.name == EVALUATION]
-        evaluations += [e for e in loose if e.name == EVALUATION and e.trace in {s.trace for s in members}]
+        traces = {s.trace for s in members}
+        around = [s for s in spans if s.trace in traces]  # tools and the agent itself may have spans of their own
+        evaluations = [e for s in around for e in s.events if e.name == EVALUATION]
+        evaluations += [e for e in loose if e.name == EVALUATION and e.trace in traces]
         where = f"{path}: conversation {name}"
         try:
-            raw = _trace(name, members, evaluations, own)
+            raw = _trace(name, members, around, evaluations, own)
         except BadInput as e:
             found = True
             yield where, e
@@ -65,7 +67,7 @@ def _session(span: Span) -> str:
     return f"{conversation}/{agent}" if agent and a.get("gen_ai.operation.name") == "chat" else conversation
 
 
-def _trace(name: str, spans: list[Span], evaluations: list[Event], own: Sequence[str]) -> Raw | None:
+def _trace(name: str, spans: list[Span], around: list[Span], evaluations: list[Event], own: Sequence[str]) -> Raw | None:
     dialogue: list[Raw] = []
     models: set[str] = set()
     for span in spans:
@@ -80,8 +82,8 @@ def _trace(name: str, spans: list[Span], evaluations: list[Event], own: Sequence
         shown = ", ".join(sorted(m or "unnamed" for m in models))
         raise BadInput(f"calls of the models {shown}; a trace has one origin")
     model = models.pop()
-    raw: Raw = {"id": name, "messages": dialogue + _results(dialogue, spans), "origin": _origin(model, own)}
-    extra = {k: v for s in spans for k, v in s.attributes.items() if k in ("frontier_tune.task", "frontier_tune.license")}
+    raw: Raw = {"id": name, "messages": dialogue + _results(dialogue, around), "origin": _origin(model, own)}
+    extra = {k: v for s in around for k, v in s.attributes.items() if k in ("frontier_tune.task", "frontier_tune.license")}
     if "frontier_tune.task" in extra:
         raw["task"] = _json(extra["frontier_tune.task"])
     if "frontier_tune.license" in extra:

@@ -74,6 +74,21 @@ def test_micro_batches_make_the_same_adapter(bases: Bases, recipe: Recipes, tmp_
     assert whole["updates"] == split["updates"] == 2
 
 
+def test_peft_s_own_forward_makes_the_same_adapter(
+    bases: Bases, recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is what an expert layout trains by that our forward does not know."""
+
+    def unknown(model: Any) -> int:
+        raise BadInput("an unknown layout")
+
+    ours = warm_start.train(bases(), recipe(), sft(epochs=3), rows(), tmp_path / "ours")
+    monkeypatch.setattr(warm_start.lora_experts, "install", unknown)
+    theirs = warm_start.train(bases(), recipe(), sft(epochs=3), rows(), tmp_path / "theirs")
+    assert theirs["expert_forward"] == "peft (an unknown layout)"
+    assert [h["loss"] for h in theirs["history"]] == pytest.approx([h["loss"] for h in ours["history"]], rel=1e-4)
+
+
 def test_reinforcement_learning_starts_from_exactly_this_adapter(bases: Bases, recipe: Recipes, tmp_path: Path) -> None:
     """A few demonstrations are learned by heart; the Learner then holds the same tensors and probabilities as PEFT does."""
     from peft import PeftModel

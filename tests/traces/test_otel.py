@@ -50,7 +50,12 @@ def chat(upto: int, model: str = "big-model-5", system: bool = True, **more: Any
     return found | more
 
 
-def write(path: Path, spans: Sequence[dict[str, Any]], events: Sequence[tuple[str, dict[str, Any]]] = ()) -> Path:
+def write(
+    path: Path,
+    spans: Sequence[dict[str, Any]],
+    events: Sequence[tuple[str, dict[str, Any]]] = (),
+    root: dict[str, Any] | None = None,
+) -> Path:
     """Spans of one OpenTelemetry trace, with ``events`` on the last, as OTLP JSON by way of its own encoder."""
     from google.protobuf.json_format import MessageToJson
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -59,7 +64,7 @@ def write(path: Path, spans: Sequence[dict[str, Any]], events: Sequence[tuple[st
     exporter, provider = InMemorySpanExporter(), trace_sdk.TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
-    with tracer.start_as_current_span("invoke_agent counter"):
+    with tracer.start_as_current_span("invoke_agent counter", attributes=root):
         for i, attributes in enumerate(spans):
             with tracer.start_as_current_span("chat", attributes=attributes) as span:
                 for name, fields in events if i == len(spans) - 1 else ():
@@ -99,6 +104,18 @@ def test_imported_it_is_replayed_and_its_model_is_its_origin(
     assert [m.role for m in row.opening] == ["user"]  # the environment's own opening, not the other agent's instructions
     assert (row.made.reviewer, row.made.origin.name) == ("evaluation close audit", "big-model-5")
     assert only(path, own=["big-model-5"]).origin.kind == "own_policy"
+
+
+def test_tools_and_the_agent_have_spans_of_their_own(tmp_path: Path) -> None:
+    """Only model calls name their agent here; the task stands on the agent's span."""
+    agent = {names.GEN_AI_AGENT_NAME: "counter"}
+    tool = {
+        names.GEN_AI_OPERATION_NAME: "execute_tool",
+        names.GEN_AI_TOOL_CALL_ID: "c2",
+        names.GEN_AI_TOOL_CALL_RESULT: "thank you",
+    }
+    found = only(write(tmp_path / "t.json", [chat(1, **agent), chat(3, **agent), tool], root=TASK))
+    assert found.messages[-1].content == "thank you" and found.task is not None
 
 
 def test_an_api_that_keeps_state_sends_only_what_is_new(tmp_path: Path) -> None:
