@@ -99,15 +99,14 @@ def recipe_of(case: Case) -> Any:
     return recipe.parse({"adapter": adapter, "learner": learner, "run": {"steps": 10}})
 
 
-def planned(case: Case) -> dict[str, int]:
+def planned(case: Case, device: str = "cpu") -> dict[str, int]:
     """The plan's bytes by part, for the case's own batch."""
     from frontier_tune.experts.families import target_modules
     from frontier_tune.orchestration.plan import activations, actors, sizes
 
     config, recipe = base_config(case), recipe_of(case)
-    setting = activations.Setting(
-        case.dtype, case.rank, tuple(target_modules(recipe.adapter, config)), recipe.adapter.experts, "cpu"
-    )
+    targets = tuple(target_modules(recipe.adapter, config))
+    setting = activations.Setting(case.dtype, case.rank, targets, recipe.adapter.experts, device)
     half = case.length - case.length // 2
     batch = activations.Batch(case.sequences * case.length, case.sequences * half)
     adapter = sizes.adapter_parameters(recipe, config)

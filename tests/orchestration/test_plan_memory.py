@@ -22,6 +22,17 @@ def test_the_learner_takes_what_was_planned(name: str) -> None:
     assert plan["peak of activations and gradient"] == pytest.approx(found["peak of activations and gradient"], rel=0.1)
 
 
+@pytest.mark.parametrize("name", ["Qwen3-MoE, bfloat16"])
+def test_what_a_gpu_s_attention_keeps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branch that GPUs take, run here: tensors of the same shapes are kept."""
+    from frontier_tune.learning import attention
+
+    monkeypatch.setattr(attention, "shares_prefixes", lambda device: False)
+    plan, found = plan_memory.planned(CASES[name], "cuda"), plan_memory.measured(CASES[name], resident=False)
+    assert plan["kept for backward"] == pytest.approx(found["kept for backward"], rel=0.05)
+    assert plan["kept for backward"] > plan_memory.planned(CASES[name])["kept for backward"]
+
+
 def need(rows: int, predicting: int | None = None, **changes: Any) -> activations.Need:
     z = sizes.sizes(plan_memory.base_config(CASES["Qwen3-MoE"]))
     setting = activations.Setting("float32", 8, ("q_proj", "o_proj"), True, **changes)
