@@ -46,7 +46,7 @@ def run(
     rows = [_row(r) for r in data]
     longest = max(len(r.tokens) if isinstance(r, Demonstration) else _length(r) for r in data)
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as work:
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".scratch-") as work:
         settings = _settings(recipe, stage, len(rows), longest, work)
         if isinstance(stage, Sft):
             prepared = {"dataset_kwargs": {"skip_prepare_dataset": True}, "packing": False, "max_length": None}

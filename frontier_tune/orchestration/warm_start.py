@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,8 @@ def run(ready: Ready, run: RunDir, note: Note) -> Path | None:
         if missing or found is None or {k: found.get(k) for k in stage.about} != stage.about:
             missing.append(stage)
     if missing:
+        for left in (run.root / DIRECTORY).glob(".*"):  # of a stage that was killed: the record would list it
+            shutil.rmtree(left)
         start = stages[stages.index(missing[0]) - 1].directory(run) if missing[0] is not stages[0] else None
         _train(ready, run, missing, start, note)
     write_metrics(run, stages)

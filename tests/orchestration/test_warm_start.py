@@ -141,8 +141,10 @@ def test_a_stage_is_trained_once_and_again_where_it_must_be(
     assert again() == ["sft", "dpo"]
     first = digests()
     assert again() == []  # a resumed run
-    (run.root / "warm_start" / "dpo" / "stage.json").unlink()  # stopped in its second stage
+    (run.root / "warm_start" / "dpo" / "stage.json").unlink()  # killed in its second stage
+    (run.root / "warm_start" / ".scratch-1").mkdir()
     assert again() == ["dpo"]
+    assert sorted(p.name for p in (run.root / "warm_start").iterdir()) == ["dpo", "sft"]
     weights = run.root / "warm_start" / "sft" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     assert again() == ["sft", "dpo"]  # what was built on damage is not kept either
