@@ -81,14 +81,12 @@ def check(
             if any(c.name == "tasks" and c.verdict == "fail" for c in checks):
                 return Report(about, tuple(checks), {}, {})
             agents = _play(pool, m, tasks, seed, note)
-        note("tools under watch")
-        with new_pool() as pool:  # of its own: what is watched leaves a hook in its process
-            touched = _watch(pool, m)
         after_timeout = processes.survivors(mark)
         processes.kill(after_timeout)
-        checks += [*_judge(m, agents, timeout_s), touched]
-        note("again in a second process")
-        checks.append(_replay(new_pool, m))
+        checks += _judge(m, agents, timeout_s)
+        note("again in a second process, then under watch")
+        with new_pool() as pool:
+            checks += [_replay(pool, m), _watch(pool, m)]  # last: what is watched leaves a hook in its process
         note("killing workers")
         reference = next((p for p in sorted(m.played, key=lambda p: (p.episode.agent != GOLDEN, -p.turns)) if p.graded), None)
         counts, outlived = processes.left_behind(new_pool, mark, reference.episode if reference else None)
@@ -195,7 +193,7 @@ def _watch(pool: EnvironmentPool, m: _Material) -> Check:
     return watched.effects(pool.description["effects"], found)
 
 
-def _replay(new_pool: Callable[[], EnvironmentPool], m: _Material) -> Check:
+def _replay(pool: Pool, m: _Material) -> Check:
     """Some tasks' episodes of every agent, the last first, in a fresh process."""
     of_agent: dict[str, int] = {}
     chosen = []
@@ -203,8 +201,7 @@ def _replay(new_pool: Callable[[], EnvironmentPool], m: _Material) -> Check:
         of_agent[p.episode.agent] = of_agent.get(p.episode.agent, 0) + 1
         if p.graded and of_agent[p.episode.agent] <= REPLAYED:
             chosen.append(p)
-    with new_pool() as pool:
-        again = play(pool, [p.episode for p in reversed(chosen)], patience=PATIENCE)
+    again = play(pool, [p.episode for p in reversed(chosen)], patience=PATIENCE)
     return conduct.determinism(chosen, again[::-1])
 
 
