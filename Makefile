@@ -7,7 +7,7 @@ SMOKE  ?= recipes/smoke.yaml
 RUN    ?= runs/latest
 SET    ?=
 # Those that need nothing but a set-up machine; the others read finished runs or data of yours (see their first lines).
-BENCH  ?= step_vs_trl expert_lora_block adapter_tax routing_op
+BENCH  ?= step_vs_trl learner_vs_trl expert_lora_block adapter_tax routing_op
 # A working nvidia-smi means the GPU lock; DEVICE=cpu overrides. PYTHON=python3.12 chooses the interpreter.
 DEVICE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 

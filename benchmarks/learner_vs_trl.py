@@ -56,11 +56,11 @@ class Case:
         return self.groups * self.group_size
 
 
-NANO = Case("nano", "nano", 16, 8, 200, (60, 140), True, 128, 5, speed_bar=2.0)
+NANO = Case("nano", "nano", 16, 8, 200, (60, 140), True, 32, 5, speed_bar=2.0)
 WIDE = Case("H 1024", "1024", 4, 4, 200, (60, 140), True, 8, 2, memory_bar=1 / 0.7)
 CASES = [
     NANO,
-    replace(NANO, name="nano, 32 sequences at once", sequences_at_once=32, samples=3, speed_bar=None),
+    replace(NANO, name="nano, all sequences at once", sequences_at_once=128, samples=3, speed_bar=None),
     replace(NANO, name="nano, no common prompts", shared=False, samples=3, speed_bar=None),
     WIDE,
     replace(WIDE, name="H 1024, no common prompts", shared=False, memory_bar=None),

@@ -42,7 +42,9 @@ class Guard:
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], allowed: int) -> None:
         self.optimizers, self.allowed = list(optimizers), allowed
         self.bad_updates = self.bad_in_a_row = self.rollbacks = 0
-        self._kept: dict[Tensor, tuple[Tensor, dict[str, Tensor]]] = {}  # parameter -> its value, its moments
+        self._live: list[Tensor] = []  # parameters and moments; _kept are copies of them
+        self._kept: list[Tensor] = []
+        self._started: set[Tensor] = set()  # parameters that have moments
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -55,30 +57,25 @@ class Guard:
             self._keep()
         for optimizer in self.optimizers:
             optimizer.step()
-        if self.allowed and not all(bool(norm.isfinite()) for norm in torch._foreach_norm(self.parameters, math.inf)):
+        if self.allowed and not bool(torch.stack(torch._foreach_norm(self.parameters, math.inf)).isfinite().all()):
             self._restore()
             return False
         self.bad_in_a_row = 0
         return True
 
     def _keep(self) -> None:
-        for optimizer in self.optimizers:
-            for p in (p for group in optimizer.param_groups for p in group["params"]):
-                moments = {k: t for k, t in optimizer.state.get(p, {}).items() if isinstance(t, Tensor)}
-                value, kept = self._kept.setdefault(p, (torch.empty_like(p), {}))
-                value.copy_(p)
-                for name, moment in moments.items():
-                    kept.setdefault(name, torch.empty_like(moment)).copy_(moment)
+        if not self._kept or sum(len(o.state) for o in self.optimizers) != len(self._started):
+            moments = [t for o in self.optimizers for state in o.state.values() for t in state.values() if isinstance(t, Tensor)]
+            self._live = [*self.parameters, *moments]
+            self._kept = [torch.empty_like(t) for t in self._live]
+            self._started = {p for o in self.optimizers for p in o.state}
+        torch._foreach_copy_(self._kept, self._live)
 
     def _restore(self) -> None:
+        torch._foreach_copy_(self._live, self._kept)
         for optimizer in self.optimizers:
-            for p in (p for group in optimizer.param_groups for p in group["params"]):
-                value, moments = self._kept[p]
-                p.copy_(value)
-                if not moments:  # it was its first update
-                    optimizer.state.pop(p, None)
-                for name, moment in moments.items():
-                    optimizer.state[p][name].copy_(moment)
+            for p in [p for p in optimizer.state if p not in self._started]:  # what is undone was its first update
+                del optimizer.state[p]
 
     @torch.no_grad()
     def failed(self, what: str) -> None:
@@ -106,4 +103,4 @@ class Guard:
         """Of a saved state; what one of an earlier version lacks is 0."""
         for name in _COUNTS:
             setattr(self, name, counts.get(name, 0))
-        self._kept = {}
+        self._kept = []
