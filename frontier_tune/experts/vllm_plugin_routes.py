@@ -32,15 +32,15 @@ class RouteStore:
         Raises:
             BadInput: layers of several cache groups (sliding windows), or routers that can't be watched.
         """
-        from vllm.model_executor.layers.fused_moe.layer import MoERunner
-        from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
-
         groups = runner.kv_cache_config.kv_cache_groups
         if len(groups) != 1:
             raise BadInput(
                 f"routes of experts are kept by KV slot, and this base has {len(groups)} groups of KV caches (layers with and "
                 "without a sliding window); set algorithm.replay to none or learner, and sampler.routes to false"
             )
+        from vllm.model_executor.layers.fused_moe.layer import MoERunner
+        from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
+
         self._runner = runner
         self._block = int(runner.input_batch.block_table[0].block_size)
         slots = int(runner.kv_cache_config.num_blocks) * int(groups[0].kv_cache_spec.block_size)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from frontier_tune.contracts import Blame, Completion, EpisodeSpec, Request, Task, Trajectory
@@ -113,6 +114,40 @@ def test_a_sampler_that_breaks_its_word_is_found_out(pool: EnvironmentPool, comp
     class Liar(ScriptedSampler):
         def finish(self, request: Request) -> Completion:
             return lie(super().finish(request))
+
+    (t,) = run(pool, compact, Liar(compact, count))
+    assert t.failure is not None and t.failure.kind == "sampler-protocol" and detail in t.failure.detail
+
+
+class RoutingSampler(ScriptedSampler):
+    """Routes that tell the token that they are of: position and token id, on two layers of one expert each."""
+
+    def finish(self, request: Request) -> Completion:
+        c = super().finish(request)
+        fed = [*request.tokens, *c.tokens[:-1]]
+        routes = np.array([[[at], [token]] for at, token in enumerate(fed)], np.uint16)
+        return replace(c, routes=routes[request.routes_from :])
+
+
+def test_routes_of_all_turns_lie_at_their_tokens(pool: EnvironmentPool, compact: Any) -> None:
+    for t in run(pool, compact, RoutingSampler(compact, count), n=5):
+        assert t.success and t.turns == 2 and t.routes is not None
+        end = len(t.mask) - t.mask[::-1].index(True) - 1  # the last sampled token was not fed back
+        assert t.routes[:, :, 0].tolist() == [[at, token] for at, token in enumerate(t.tokens[:end])]
+
+
+@pytest.mark.parametrize(
+    ("lie", "detail"),
+    [
+        (lambda c, first: replace(c, routes=c.routes[:-1]), "positions,"),
+        (lambda c, first: c if first else replace(c, routes=None), "without the routes"),
+        (lambda c, first: replace(c, routes=None) if first else c, "earlier ones without"),
+    ],
+)
+def test_routes_that_would_slip_to_other_tokens_are_found_out(pool: EnvironmentPool, compact: Any, lie: Any, detail: str) -> None:
+    class Liar(RoutingSampler):
+        def finish(self, request: Request) -> Completion:
+            return lie(super().finish(request), "total" not in compact.decode(request.tokens))
 
     (t,) = run(pool, compact, Liar(compact, count))
     assert t.failure is not None and t.failure.kind == "sampler-protocol" and detail in t.failure.detail
