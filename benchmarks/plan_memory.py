@@ -1,10 +1,12 @@
 """The plan's memory model against what the learner really takes, on small models of every family that it trains.
 
-Each case is two fresh processes that load a base, take one tiny update, then one of the case's size: one counts torch's own
-allocations (profiler) and what the graph keeps for backward (saved-tensor hooks), the other the process's peak of resident
-memory above what it had after loading. The plan's figures come from config.json and recipe alone.
+Each case is a fresh process that loads a base, takes two tiny updates, then one of the case's size, whose peak of resident memory
+above what the loaded process had is read; then one that counts what the graph keeps for backward (saved-tensor hooks), and one
+that counts torch's own allocations (profiler). The plan's figures come from config.json and recipe alone.
 
     python benchmarks/plan_memory.py --json benchmarks/results/plan_memory.json
+
+Cases that the file has already, from this very commit, are not run again: the benchmark may be stopped and started.
 
 ``ratio`` is the smaller of plan and measurement over the larger: 1 is exact, 0.9 the bar.
 """
@@ -123,7 +125,7 @@ def planned(case: Case, device: str = "cpu") -> dict[str, int]:
 
 
 def measured(case: Case, resident: bool) -> dict[str, int]:
-    """In this process: bytes by part that torch allocated, or with ``resident`` the growth of the process alone."""
+    """In this process: bytes by part that torch allocated, and with ``resident`` the growth of the process, a fresh one then."""
     import torch
 
     from frontier_tune.learning.learner import Learner
@@ -132,7 +134,7 @@ def measured(case: Case, resident: bool) -> dict[str, int]:
         _write_base(case, Path(scratch))
         gc.collect()
         learner = Learner(scratch, recipe_of(case))
-    loaded = _status("VmRSS")
+    loaded, grown = _status("VmRSS"), dict[str, int]()
     rewards = [(-1.0) ** n for n in range(case.sequences)]
     tiny, whole = _batch(case, 2, 32), _batch(case, case.sequences, case.length)
     learner.update(tiny, rewards[:2])
@@ -140,7 +142,7 @@ def measured(case: Case, resident: bool) -> dict[str, int]:
     if resident:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
         learner.update(whole, rewards)
-        return {"peak above the loaded process": _status("VmHWM") - loaded}
+        grown = {"peak above the loaded process": _status("VmHWM") - loaded}
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in learner.policy.peft.parameters()}
 
@@ -162,7 +164,7 @@ def measured(case: Case, resident: bool) -> dict[str, int]:
         "adapter and its optimizer": sum(t.nbytes for t in (*adapter, *optimizer)),
         "kept for backward": sum(kept.values()),
         "peak of activations and gradient": peak["bytes"],
-    }
+    } | grown
 
 
 @contextmanager
@@ -210,39 +212,46 @@ def _batch(case: Case, sequences: int, length: int) -> list[Any]:
 
 
 def rows(case: Case, environment: dict[str, str] | None = None) -> list[harness.Row]:
-    """Plan against measurement by part, each measured in a process of its own."""
-    plan, found = planned(case), dict[str, int]()
-    for resident in (False, True):
-        command = [sys.executable, __file__, "--child", json.dumps(asdict(case)), *(["--resident"] if resident else [])]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
-        if done.returncode:
-            raise RuntimeError(f"{case.name}: {done.stderr[-2000:]}")
-        found |= json.loads(done.stdout.splitlines()[-1])
+    """Plan against measurement by part, measured in a process of its own."""
+    plan = planned(case)
+    command = [sys.executable, __file__, "--child", json.dumps(asdict(case))]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+    if done.returncode:
+        raise RuntimeError(f"{case.name}: {done.stderr[-2000:]}")
     out = []
-    for part, there in found.items():
+    for part, there in json.loads(done.stdout.splitlines()[-1]).items():
         ours, baseline = plan[part] / MIB, there / MIB
         ratio = min(ours, baseline) / max(ours, baseline)
         out.append(harness.Row(f"{case.name}: {part}", ours, baseline, "measured", "MiB", ratio, 1, True, BAR))
     return out
 
 
+def _done(path: Path | None) -> list[harness.Row]:
+    """Rows of an earlier start at the same commit."""
+    if path is None or not path.is_file():
+        return []
+    document = json.loads(path.read_text())
+    return [harness.Row(**row) for row in document["rows"]] if document["commit"] == harness.commit() else []
+
+
 def main() -> None:
     parser = harness.parser(__doc__.splitlines()[0])
     parser.add_argument("--case", help="only cases whose name has this in it")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--resident", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(measured(Case(**json.loads(args.child)), args.resident)))
+        print(json.dumps(measured(Case(**json.loads(args.child)), True)))
         return
     chosen = [c for c in CASES if not args.case or args.case in c.name]
     if args.quick:
         chosen = [Case("Qwen3-MoE", "qwen3_moe", _qwen(num_hidden_layers=2), 2, 64)]
-    machine, out = harness.machine(), []
+    machine, out, holds = harness.machine(), [] if args.quick else _done(args.json), True
     for case in chosen:
-        out += rows(case, {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})
-    settings = {"cases": [asdict(c) for c in chosen], "threads": 1}
-    if not harness.report("plan_memory", out, machine, settings, args.json) and not args.quick:
+        if not any(row.case.startswith(f"{case.name}: ") for row in out):
+            out += rows(case, {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+            there = [c for c in CASES if any(row.case.startswith(f"{c.name}: ") for row in out)]
+            holds = harness.report("plan_memory", out, machine, {"cases": [asdict(c) for c in there], "threads": 1}, args.json)
+    if not holds and not args.quick:
         raise SystemExit(3)
 
 
