@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from frontier_tune.episodes.play import Watch
     from frontier_tune.episodes.stream import Group, Played, Stream
     from frontier_tune.evaluation.canaries import CanaryScores
+
+_ANSWER_S = 1.0  # seconds that the sampler has to say how far it is
 
 Environments = Mapping[str, tuple[str, dict[str, Any]]]
 
@@ -66,6 +69,10 @@ class SamplerActor:
 
     def version(self) -> int:
         return self._sampler.version()
+
+    def progress(self) -> int:
+        """Forward passes so far."""
+        return self._sampler.steps
 
     def release(self, version: int) -> None:
         self._sampler.release(version)
@@ -130,7 +137,7 @@ class EpisodeActor:
         self._watch: Watch | None = None
         self._open: dict[str, tuple[Any, Any]] = {}
         self._stream: Stream | None = None
-        self._done = self._idle = 0
+        self._done = self._idle = self._passes = 0
         self._environment("workflow")
 
     def renderer(self, tools: Sequence[dict[str, Any]]) -> Any:
@@ -215,11 +222,17 @@ class EpisodeActor:
             self._idle += 1
         slowest = [*(self._watch.slowest() if self._watch else []), *stream["slowest"]]
         return {
-            "moves": self._idle + self._side.moves + self._done + stream["moves"],
+            "moves": self._idle + self._side.moves + self._done + stream["moves"] + self._sampled(),
             "waiting": "sampler" if self._side.waiting else stream["waiting"],
             "episodes": self._done,
             "slowest": sorted(slowest, key=lambda e: -e["seconds"])[:3],
         }
+
+    def _sampled(self) -> int:
+        """Forward passes of the sampler so far; where it doesn't answer now, as many as it last said. A turn may take long."""
+        with suppress(ray.exceptions.RayError):
+            self._passes = ray.get(self._sampler.submit("progress"), timeout=_ANSWER_S)
+        return self._passes
 
     def canaries(self, heldout: Sequence[Task], train: Sequence[Task]) -> CanaryScores:
         from frontier_tune.evaluation.canaries import run_canaries

@@ -195,8 +195,8 @@ class Beat:
             if self.handle.on_beat:
                 self.handle.on_beat(answer)
         still = now - self.moved
-        if still > self.limits.stall:
-            silent = self.ref is not None
+        silent = self.ref is not None and now - self.asked > max(self.limits.heartbeat, self.limits.stall / 2)
+        if still > self.limits.stall and (silent or self.ref is None):  # else an answer is due, which says who is waited for
             culprit = self.handle if silent else self.handle.peers.get(self.waiting, self.handle)
             why = f"no answer for {now - self.asked:.0f} s" if silent else f"no episode got any further for {still:.0f} s"
             raise culprit.wedged(f"{why} (reliability.stall_timeout_s is {self.limits.stall:g})")

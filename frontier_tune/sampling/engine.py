@@ -62,6 +62,7 @@ class VLLMSampler:
         self._futures: set[Future[Any]] = set()
         self._failure: BaseException | None = None
         self._closed = False
+        self.steps = 0  # forward passes so far
         ready: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run,
@@ -213,6 +214,7 @@ class VLLMSampler:
         try:
             while self._obey(backend):
                 backend.step()
+                self.steps += 1
             self._fail(RuntimeError("closed"))
         except BaseException as e:  # whatever it is, nobody may be left waiting
             self._fail(e)

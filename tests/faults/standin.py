@@ -14,19 +14,15 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import Completion, Message, Request, Task, Trajectory
 from frontier_tune.orchestration.actors import EpisodeActor, remote
-from frontier_tune.orchestration.checkpoint import LoopState
-from frontier_tune.orchestration.crew import EPISODES, LEARNER, SAMPLER, Crew
-from frontier_tune.orchestration.groups import GroupPlan
-from frontier_tune.orchestration.handle import Deadlines
 from frontier_tune.orchestration.ledger import episodes_digest
-from frontier_tune.orchestration.loop import Loop
-from frontier_tune.orchestration.run_dir import RunDir
-from frontier_tune.orchestration.stop import StopRequest
+
+if TYPE_CHECKING:
+    from frontier_tune.orchestration.crew import Crew
 
 WORDS = ("red", "green", "blue", "amber", "olive")
 STOP = ord("\n")
@@ -92,12 +88,13 @@ class Sampler:
 
     def __init__(self, slow: float = 0.0) -> None:
         self.slow = slow
-        self.adapters, self.current = {0: "base"}, 0
+        self.adapters, self.current, self.passes = {0: "base"}, 0, 0
 
     def exchange(
         self, requests: Sequence[Request], client: str = "", version: int | None = None, wait: float | None = None
     ) -> list[Completion]:
         time.sleep(self.slow)
+        self.passes += 1
         number = self.current if version is None else version
         return [self._complete(r, number) for r in requests]
 
@@ -125,6 +122,9 @@ class Sampler:
 
     def version(self) -> int:
         return self.current
+
+    def progress(self) -> int:
+        return self.passes
 
     def resident(self, version: int) -> Mapping[str, str]:
         return {"adapter": self.adapters[version]}
@@ -154,6 +154,9 @@ class Episodes(EpisodeActor):
 
 def hire_all(recipe: recipes.Recipe, root: Path, log: Path, slow: Mapping[str, float]) -> Crew:
     """The crew, started. Ray must be up."""
+    from frontier_tune.orchestration.crew import EPISODES, LEARNER, SAMPLER, Crew  # here: the actors' processes pay for no torch
+    from frontier_tune.orchestration.handle import Deadlines
+
     environments = {"workflow": (recipe.environment.path, {"company_seed": GREEN, **recipe.environment.options})}
 
     def play() -> Any:
@@ -207,6 +210,12 @@ class Local:
 
 def undisturbed(recipe: recipes.Recipe, root: Path, home: Path, tasks: Sequence[Task]) -> tuple[str, bytes]:
     """The adapter and the ledger that a run of ``recipe`` ends with where nothing happens to it."""
+    from frontier_tune.orchestration.checkpoint import LoopState
+    from frontier_tune.orchestration.groups import GroupPlan
+    from frontier_tune.orchestration.loop import Loop
+    from frontier_tune.orchestration.run_dir import RunDir
+    from frontier_tune.orchestration.stop import StopRequest
+
     sampler, learner = Local(Sampler()), Local(Learner())
     environments = {"workflow": (recipe.environment.path, {"company_seed": GREEN, **recipe.environment.options})}
     episodes = Episodes("", recipe, str(root), environments, None, None)  # type: ignore[arg-type]

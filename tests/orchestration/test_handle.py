@@ -1,0 +1,69 @@
+"""Heartbeats on a clock of our own: who is blamed, and when nobody is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from frontier_tune.orchestration import handle
+from frontier_tune.orchestration.handle import Beat, Deadlines, Handle, Wedged
+
+
+class Clock:
+    """Ray with answers that come ``delay`` seconds after they were asked for (None: never)."""
+
+    exceptions = ray.exceptions
+
+    def __init__(self, delay: float | None) -> None:
+        self.now, self.delay = 100.0, delay
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return [r for r in refs if self.delay is not None and self.now >= r[0] + self.delay], []
+
+    def get(self, ref: Any, timeout: float | None = None) -> Any:
+        return ref[1]
+
+
+def blamed(monkeypatch: pytest.MonkeyPatch, delay: float | None, moves: Callable[[float], int], waiting: str) -> str:
+    """The role that is called wedged within two minutes, or ''."""
+    clock = Clock(delay)
+    monkeypatch.setattr(handle, "ray", clock)
+    monkeypatch.setattr(handle, "time", clock)
+
+    def ask() -> tuple[float, dict[str, Any]]:
+        return clock.now, {"moves": moves(clock.now), "waiting": waiting, "episodes": 0, "slowest": []}
+
+    episodes = Handle(SimpleNamespace(progress=SimpleNamespace(remote=ask)), "engine.log", "episodes", Deadlines(0.5, 6.0, 60.0))
+    episodes.peers = {"sampler": Handle(None, "engine.log", "sampler")}
+    beat = Beat(episodes)
+    try:
+        while clock.now < 220:
+            beat.check()
+            clock.now += 0.5
+    except Wedged as e:
+        assert clock.now - 100 < 20
+        return e.role
+    return ""
+
+
+@pytest.mark.parametrize("delay", [0.0, 1.2])
+def test_whoever_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch, delay: float) -> None:
+    """Also where the answers themselves come late."""
+    assert blamed(monkeypatch, delay, lambda now: 3, "sampler") == "sampler"
+    assert blamed(monkeypatch, delay, lambda now: 3, "") == "episodes"
+
+
+def test_who_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert blamed(monkeypatch, None, lambda now: 3, "sampler") == "episodes"
+
+
+@pytest.mark.parametrize("delay", [0.0, 1.2])
+def test_slow_is_not_stuck(monkeypatch: pytest.MonkeyPatch, delay: float) -> None:
+    assert blamed(monkeypatch, delay, lambda now: int(now / 4), "sampler") == ""
