@@ -45,13 +45,12 @@ class Setting:
 class Need:
     """Bytes. ``kept`` by kind, when the forward has ended; ``peak`` of activations and gradient together, and when it comes.
 
-    ``gradient`` is what the adapter's gradient has of the peak; ``holes`` what the C library's heap
-    has in pieces afterwards: about two of the largest tensor that comes and goes, and up to four chunks of logits (measured).
+    ``holes`` is what the C library's heap has in pieces afterwards: about two of the largest tensor that comes and goes, and up
+    to four chunks of logits (measured).
     """
 
     kept: dict[str, int]
     peak: int
-    gradient: int
     moment: str
     holes: int
     moments: dict[str, int] = field(default_factory=dict)
@@ -161,27 +160,24 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False)
     total += _add(kept, {"logits": held})
     moments = {"logits, forward": total - held + forward, "logits, backward": total - held + backward + m * b * h}
 
-    gradient = dict.fromkeys(moments, 0)
     whole, of_layer = adapter * _FLOAT, expert_adapter(z, s) * _FLOAT
     for layer, name in {depth - 1: "last", max(0, depth - 2): "last but one"}.items():
         rows = m if layer == depth - 1 else t
         done = (depth - 1 - layer) * whole // depth  # of the layers behind, whose gradient is there
         forward, backward = _experts(z, s, rows) if layer in z.moe.layers else (0, 3 * rows * z.dense_width * b)
         into, back = _attention(z, s, t)
-        for what, live, grown in (
-            ("experts, forward", after[layer] + forward + (rows + t) * h * b, 0),
-            ("experts, backward", after[layer] + backward + (2 * rows + t) * h * b, done + 2 * of_layer),
-            ("attention, forward", before[layer] + into + 2 * t * h * b, 0),
-            ("attention, backward", before[layer] + back + 2 * t * h * b, done + of_layer),
-        ):
-            moments[f"{what} of the {name} layer"] = live + grown
-            gradient[f"{what} of the {name} layer"] = grown
-    moments["optimizer"], gradient["optimizer"] = max(3 * whole if summed else 0, whole + of_layer), whole
+        moments |= {
+            f"experts of the {name} layer, forward": after[layer] + forward + (rows + t) * h * b,
+            f"experts of the {name} layer, backward": after[layer] + backward + (2 * rows + t) * h * b + done + 2 * of_layer,
+            f"attention of the {name} layer, forward": before[layer] + into + 2 * t * h * b,
+            f"attention of the {name} layer, backward": before[layer] + back + 2 * t * h * b + done + of_layer,
+        }
+    moments["optimizer"] = max(3 * whole if summed else 0, whole + of_layer)
     moment = max(moments, key=lambda k: moments[k])
     per_chunk = max(1, _CHUNK_LOGITS // z.vocabulary)
     chunk = min(m, per_chunk) * z.vocabulary * _FLOAT
     holes = 2 * max(chunk, t * z.moe.top_k * h * b) + min(4, max(0, -(-m // per_chunk) - 2)) * chunk
-    return Need(kept, moments[moment], gradient[moment], moment, holes, moments)
+    return Need(kept, moments[moment], moment, holes, moments)
 
 
 def _experts(z: Sizes, s: Setting, rows: int) -> tuple[int, int]:
