@@ -33,7 +33,9 @@ from frontier_tune.contracts import EpisodeSpec, Task, Trajectory  # noqa: E402
 from frontier_tune.episodes.stream import Group, Played  # noqa: E402
 
 AT_ONCE = 4  # groups that a sampler plays at once
-MEAN_S, SIGMA = 2.0, 0.8  # of a group's log-normal time: a sampler does two groups a second
+# Of a group's log-normal time: a sampler does two groups a second. A light tail: with a heavy one it is the staleness bound that
+# waits for the longest of a large step's groups, and not the driver.
+MEAN_S, SIGMA = 2.0, 0.3
 STALENESS, GROUP_SIZE, TOKENS = 3, 8, 400
 HOSTS = 4  # processes that the simulated samplers share: they only wait
 
@@ -113,8 +115,8 @@ def drive(samplers: int, groups: int, mean_s: float = MEAN_S) -> dict[str, Any]:
     from frontier_tune.orchestration.overlap_source import ActorStreams, Overlapped
     from frontier_tune.orchestration.run_dir import RunDir
 
-    a_step = max(1, samplers * AT_ONCE // 2)  # twice as many are under way as can be played: none waits for the driver
-    steps = math.ceil(groups / a_step)
+    a_step = samplers * AT_ONCE  # STALENESS + 1 times as many are under way as can be played: no sampler waits for a step
+    steps = max(6, math.ceil(groups / a_step))  # the first ones, when all begins at once, aren't measured
     hosts = min(HOSTS, samplers)
     shares = [samplers // hosts + (n < samplers % hosts) for n in range(hosts)]
     actor = ray.remote(Samplers).options(num_cpus=0, max_concurrency=1000)
@@ -165,7 +167,7 @@ def drive(samplers: int, groups: int, mean_s: float = MEAN_S) -> dict[str, Any]:
 def main() -> None:
     options = harness.parser((__doc__ or "").splitlines()[0])
     options.add_argument("--samplers", type=int, nargs="+", default=[1, 4, 16, 64])
-    options.add_argument("--seconds", type=float, default=20.0, help="about so long for each number of samplers")
+    options.add_argument("--seconds", type=float, default=20.0, help="for each number of samplers, at least about so long")
     options.add_argument("--soak", type=int, default=10_000, help="groups over which the driver's memory is watched")
     args = options.parse_args()
     seconds, soak = (3.0, 200) if args.quick else (args.seconds, args.soak)
@@ -177,7 +179,7 @@ def main() -> None:
             groups = math.ceil(seconds * samplers * AT_ONCE / MEAN_S)
             found[samplers] = drive(samplers, groups)
             print(samplers, found[samplers], flush=True)
-        long = drive(max(args.samplers), soak, MEAN_S / 2)
+        long = drive(max(args.samplers), soak)
         print("soak", long, flush=True)
     for samplers, f in found.items():
         bar = 0.9 if samplers == 16 else None
