@@ -65,6 +65,13 @@ def test_an_own_algorithm_of_the_workspace_with_a_mask_for_mismatch_and_replayed
     assert "did you mean 'factor'" in run(tmp_path, "tune", "recipes/echo.yaml", expect=2)
 
 
-def test_dapo_plays_more_where_groups_teach_nothing(tmp_path: Path, taught_base: Path) -> None:
-    rows = trained(tmp_path, taught_base, {"name": "dapo", "groups_per_step": 6, "group_size": 2, "dynamic_sampling": 2})
+def test_dapo_plays_more_where_groups_teach_nothing_beside_groups_that_overlap(tmp_path: Path, taught_base: Path) -> None:
+    settings = {"proximal": "learner", "correction": "truncate", "groups_per_step": 6, "group_size": 2, "dynamic_sampling": 2}
+    overlap = {"run": {"steps": 3, "staleness": 1}, "overlap": {"on_update": "restart"}}
+    rows = trained(tmp_path, taught_base, {"name": "dapo", **settings}, **overlap)
     assert any(r.get("dynamic_rounds", 0) > 0 and r["dynamic_tokens"] > 0 for r in rows)
+    assert [r["overlap"]["staleness_max"] <= 1 for r in rows] == [True] * 3
+    ledger = [json.loads(line) for line in (tmp_path / "runs/latest/ledger.jsonl").read_text().splitlines()]
+    planned = [f"{step}.{group}" for step in (1, 2, 3) for group in range(6)]
+    ends = [r["group"] for r in ledger if r["event"] in ("trained", "dropped") and r["group"] in planned]
+    assert sorted(ends) == planned, "each planned group once"
