@@ -61,12 +61,12 @@ def test_each_process_in_turn_and_the_run_itself(workspace: Path) -> None:
     strikes += [("episodes", signal.SIGKILL), ("sampler", signal.SIGSTOP)]
     deaths = 0
     for role, signum in strikes:
-        run.says_more("step ")
+        run.says_more("reward")
         run.until(lambda r=role, s=signum: run.strike(r, s))  # type: ignore[misc]
         if role != "environment":  # whose worker its pool replaces, without a word
             deaths += 1
             run.said_that(f"starting another ({deaths} of")
-    run.says_more("step ")
+    run.says_more("reward")
     run.process.kill()
     assert run.wait() == -signal.SIGKILL
     assert "the sampler (process" in run.said and "does not even answer signals" in run.said
