@@ -148,12 +148,26 @@ class _NativeSwiGLUExperts(torch.autograd.Function):
         saved, lora = ctx.saved_tensors[:5], list(ctx.saved_tensors[10:])
         x, kept, wide, narrow = saved[0], list(ctx.saved_tensors[5:10]), lora[: ctx.wide], lora[ctx.wide :]
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else x.new_empty(0)
-        dweights, dwide, dnarrow = torch.empty_like(saved[2]), *([torch.empty_like(t) for t in p] for p in (wide, narrow))
+        dweights, dwide, dnarrow = (
+            torch.empty_like(saved[2]),
+            [torch.empty_like(t) for t in wide],
+            [torch.empty_like(t) for t in narrow],
+        )
         torch.ops.frontier_tune.training_experts_backward(
             dout.contiguous(), *saved, wide, narrow, *ctx.scales, kept, dx, dweights, dwide, dnarrow
         )
-        da1, db1, da2, db2 = *(dwide or (None, None)), *(dnarrow or (None, None))
-        return dx if ctx.needs_input_grad[0] else None, None, dweights, None, None, da1, db1, None, da2, db2, None
+        none = [None, None]
+        return (
+            dx if ctx.needs_input_grad[0] else None,
+            None,
+            dweights,
+            None,
+            None,
+            *(dwide or none),
+            None,
+            *(dnarrow or none),
+            None,
+        )
 
 
 def _native(x: Tensor, weight_TK: Tensor, gate_up: Tensor, down: Tensor) -> bool:

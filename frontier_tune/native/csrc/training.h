@@ -83,6 +83,7 @@ static void forward_tile(const TrainingArgs& g, ForwardScratch& s, int64_t e, co
   Rows rows;
   for (int64_t t = 0; t < tokens; t++) rows.from[t] = g.x + order[t] / g.K * g.H, rows.to[t] = g.rows + order[t] * g.H;
   gather(tokens, rows.from, g.H, s.x.data());
+  for (int64_t t = 0; t < tokens; t++) fetch_to_write(rows.to[t], g.H);
   for (int64_t t = tokens; t < tokens + next; t++) fetch(g.x + order[t] / g.K * g.H, g.H);
   const TrainingLora &wide = g.wide, &narrow = g.narrow;
   float *z = g.z + place * 2 * g.I, *low = g.low_wide + place * wide.rank, *low_h = g.low_narrow + place * narrow.rank;
@@ -167,6 +168,7 @@ static void backward_tile(const TrainingArgs& g, BackwardScratch& s, Gradients* 
     x.from[t] = g.x + token * g.H, x.to[t] = g.rows + order[t] * g.H, dy.from[t] = g.dout + token * g.H, weight[t] = g.weights[order[t]];
   }
   gather(tokens, dy.from, g.H, s.dy.data());
+  for (int64_t t = 0; t < tokens && g.out; t++) fetch_to_write(x.to[t], g.H);
   for (int64_t t = tokens; t < tokens + next; t++) {
     fetch(g.dout + order[t] / g.K * g.H, g.H);
     if (wide.rank) fetch(g.x + order[t] / g.K * g.H, g.H);

@@ -67,6 +67,8 @@ static inline void outer_strip(int64_t tokens, const float* s, const float* cons
   for (int64_t t = 0; t < tokens; t++) {
     vf column[V];
     for (int v = 0; v < V; v++) column[v] = load(row[t] + c + v * VL);
+    if (c + 2 * STRIP <= width)
+      for (int64_t n = 0; n < STRIP; n += 16) __builtin_prefetch(row[t] + c + STRIP + n);
 #pragma GCC unroll 8
     for (int j = 0; j < ROWS; j++)
       for (int v = 0; v < V; v++) acc[j][v] += all(s[j * TOKENS + t]) * column[v];
@@ -150,9 +152,12 @@ static inline void transpose(vf (&v)[VL]) {
   if constexpr (VL > 8) exchange<8>(v);
 }
 
-// Asks for rows that the next tile reads: they lie anywhere.
+// Asks for a row that is read or written later: rows lie anywhere, so the processor can't guess.
 static inline void fetch(const float* row, int64_t width) {
   for (int64_t c = 0; c < width; c += 16) __builtin_prefetch(row + c, 0, 2);
+}
+static inline void fetch_to_write(float* row, int64_t width) {
+  for (int64_t c = 0; c < width; c += 16) __builtin_prefetch(row + c, 1, 2);
 }
 
 // Rows [width] of up to TOKENS tokens as a tile, and back; width is a multiple of VL. Missing tokens are zero.
