@@ -117,7 +117,7 @@ class _SwiGLUExperts(torch.autograd.Function):
 
 
 class _NativeSwiGLUExperts(torch.autograd.Function):
-    """The same with frozen weights by the native kernels. Kept for backward: as above in tiles of tokens, and the sorted order."""
+    """The same with frozen weights by the native kernels. Kept for backward: as above, in tiles of tokens, and the order."""
 
     @staticmethod
     def forward(
