@@ -7,7 +7,7 @@ SMOKE  ?= recipes/smoke.yaml
 RUN    ?= runs/latest
 SET    ?=
 # Those that need nothing but a set-up machine; the others read finished runs or data of yours (see their first lines).
-BENCH  ?= step_vs_trl expert_lora_block adapter_tax routing_op
+BENCH  ?= step_vs_trl learner_vs_trl expert_lora_block adapter_tax routing_op
 # A working nvidia-smi means the GPU lock; DEVICE=cpu overrides. PYTHON=python3.12 chooses the interpreter.
 DEVICE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
@@ -28,10 +28,10 @@ READY := .venv/.ready-$(DEVICE)-$(shell pwd | cksum | cut -d' ' -f1)
 PY    := .venv/bin/python
 TUNE  := .venv/bin/frontier-tune
 
-.PHONY: help setup tune tune-smoke eval test test-fast check base bench report doctor clean
+.PHONY: help setup tune tune-smoke eval test test-fast test-faults check base bench bench-algorithms report doctor clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 $(READY): requirements/$(DEVICE).lock pyproject.toml scripts/setup.sh scripts/torch_build.py
 	@scripts/setup.sh $(DEVICE) $(READY)
@@ -56,6 +56,9 @@ base: $(READY) ## build the nano base from scratch
 test: $(READY) ## all tests, with coverage
 	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-report=xml
 
+test-faults: $(READY) ## kill every process of runs, hundreds of times, and compare with runs that nobody disturbed (an hour)
+	FRONTIER_TUNE_FAULTS=full $(PY) -m pytest -q tests/faults tests/e2e/test_signals.py tests/sandbox/test_pool.py
+
 test-fast: $(READY) ## the tests that take seconds
 	$(PY) -m pytest -n 2 --dist worksteal -m "not slow" -q
 
@@ -67,6 +70,9 @@ check: $(READY) ## format, lint, types, import arrows
 
 bench: $(READY) ## every benchmark, or BENCH="name ...": writes benchmarks/results/<name>.json
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(PY) benchmarks/$$name.py --json benchmarks/results/$$name.json; done
+
+bench-algorithms: $(READY) ## every algorithm, three seeds each: hours, in slices (SLICES=2: two more runs)
+	$(PY) benchmarks/bench_algorithms.py $(if $(SLICES),--slices $(SLICES)) --json benchmarks/results/bench_algorithms.json
 
 doctor: $(READY) ## what this machine has and lacks, and what that means
 	@$(TUNE) doctor

@@ -10,7 +10,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def canonical_json(value: Any) -> str:
@@ -82,11 +85,15 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """One turn to sample: the whole context as token ids. ``id`` is unique within the caller."""
+    """One turn to sample: the whole context as token ids. ``id`` is unique within the caller.
+
+    ``routes_from``: the first position whose routes the caller lacks, for a sampler that keeps them.
+    """
 
     id: str
     tokens: tuple[int, ...]
     params: SamplingParams
+    routes_from: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ class Completion:
     """What was sampled for one request.
 
     ``tokens`` include the stop token where one was sampled. ``logprobs[i]`` is the sampler's own natural-log
-    probability of ``tokens[i]`` under the distribution that it was drawn from (temperature applied).
+    probability of ``tokens[i]`` under the distribution that it was drawn from (temperature applied). ``routes``, where the
+    sampler keeps them: the experts of each position from ``Request.routes_from`` to the last but one, [positions, MoE layers, k].
     """
 
     request_id: str
@@ -103,6 +111,7 @@ class Completion:
     version: int
     finish: Literal["stop", "length", "error"]
     error: str = ""
+    routes: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 class Sampler(Protocol):
@@ -119,13 +128,17 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """One planned episode: which task, which member of which group, and the seed that fixes its sampling."""
+    """One planned episode: which task, which member of which group, and the seed that fixes its sampling.
+
+    ``step`` is the plan's, counted from 0; it and ``group`` name the group in the whole run.
+    """
 
     task: Task
     group: int
     member: int
     seed: int
     temperature: float = 1.0
+    step: int = 0
 
 
 @dataclass
@@ -134,6 +147,8 @@ class Trajectory:
 
     Per-token lists all have the length of ``tokens``: ``mask`` is True where the policy sampled the token,
     ``logprobs`` holds the sampler's value there (0.0 elsewhere), ``versions`` the policy version (-1 elsewhere).
+    ``routes``, where the sampler kept them: the experts that each of the first tokens went to, uint8 or uint16
+    [tokens, MoE layers, k]; those after the last token that was fed back have none.
     """
 
     spec: EpisodeSpec
@@ -150,6 +165,7 @@ class Trajectory:
     failure: Failure | None = None
     turns: int = 0
     seconds: float = 0.0
+    routes: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def trainable(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -41,6 +41,7 @@ class Environment(Section):
 
     path: str = Field("envs/month_end_close", description="Directory in the workspace, or import path module:Class")
     train_tasks: int = Field(2000, ge=1, description="Distinct training tasks to draw groups from")
+    accepted_tasks: str | None = Field(None, description="A directory of traces whose accepted tasks train, too: docs/traces.md")
     heldout_tasks: int = Field(320, ge=1, description="Held-out tasks for the evaluation before and after")
     general_tasks: int = Field(200, ge=0, description="General tasks by which forgetting is seen")
     max_turns: int = Field(8, ge=1)
@@ -48,6 +49,7 @@ class Environment(Section):
     workers: int = Field(1, ge=1, description="Environment worker processes")
     step_timeout_s: float = Field(20.0, gt=0)
     options: dict[str, Any] = Field(default_factory=dict, description="Passed to the environment as they are")
+    allow_real_writes: list[str] = Field([], description="Tools that may write to production; policy.yaml has to allow them, too")
 
 
 # Settings of the algorithms (frontier_tune/algorithms), by name, with each one's defaults; None: none, or derived. The classes
@@ -74,7 +76,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     },
 }
 # Keys of the section that the loop reads, whatever the algorithm.
-LOOP_SETTINGS = {"name", "groups_per_step", "group_size", "epochs", "minibatches", "rehearsal_groups", "options"}
+LOOP_SETTINGS = {"name", "groups_per_step", "group_size", "epochs", "minibatches", "rehearsal_groups", "replay", "options"}
 
 
 class Algorithm(Section):
@@ -87,6 +89,9 @@ class Algorithm(Section):
     minibatches: int = Field(1, ge=1, description="Optimizer updates per pass")
     rehearsal_groups: int = Field(
         0, ge=0, description="Groups of general tasks a step, besides: what the base can do is not forgotten"
+    )
+    replay: Literal["none", "learner", "sampler"] = Field(
+        "none", description="Routes that experts are trained with: the forward's own, the learner's old (R2), the sampler's (R3)"
     )
     clip_low: float | None = Field(None, gt=0, le=1)
     clip_high: float | None = Field(None, gt=0)
@@ -152,6 +157,12 @@ class Adapter(Section):
     attention: bool = True
     experts: bool = True
     targets: list[str] | None = Field(None, description="Module-name suffixes; default: the family's attention projections")
+    expert_mass: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Adapt only the fewest experts of each layer that take this share of the routing weights of the first step",
+    )
 
 
 class Learner(Section):
@@ -162,7 +173,9 @@ class Learner(Section):
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = Field(1.0, gt=0)
+    rollbacks: int = Field(1, ge=0, description="Times that a run may go back after three updates in a row that are not finite")
     tokens_per_microbatch: int = Field(8192, ge=64)
+    activation_checkpointing: bool = Field(False, description="Keep a layer's input alone, compute the rest again in backward")
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(2, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -175,6 +188,8 @@ class Sampler(Section):
     kv_cache_mb: int = Field(512, ge=16)
     threads: int = Field(2, ge=1)
     temperature: float = Field(1.0, gt=0)
+    routes: bool = Field(False, description="Give the experts of each token to the learner; algorithm.replay: sampler implies it")
+    prefix_caching: bool = Field(True, description="Keep what common prefixes were computed to; off with run.deterministic")
 
 
 class Parity(Section):
@@ -183,6 +198,14 @@ class Parity(Section):
     probe_sequences: int = Field(4, ge=1)
     canary_every: int = Field(20, ge=1, description="Canary adapter at start and every so many syncs")
     tolerance: float | None = Field(None, gt=0, description="Mean |log-probability| gap; default: from the noise at start")
+
+
+class Rates(Section):
+    """What a run costs, where nobody else counts it. Any currency, the same for all."""
+
+    hour: float = Field(0.0, ge=0, description="One hour of training, the whole machine or cluster")
+    million_tokens: float = Field(0.0, ge=0, description="A million sampled tokens, where they are charged for")
+    currency: str = "USD"
 
 
 class Run(Section):
@@ -195,6 +218,95 @@ class Run(Section):
     max_failure_share: float = Field(0.2, gt=0, le=1, description="Infrastructure or environment failures in one step")
     max_tokens: int | None = Field(None, ge=1, description="Stop, resumably, after sampling so many tokens")
     max_hours: float | None = Field(None, gt=0)
+    max_cost: float | None = Field(None, gt=0, description="Stop, resumably, after spending so much at run.rates")
+    rates: Rates = Rates()
+    staleness: int = Field(0, ge=0, description="Updates that a token may be older than the policy that learns from it; 0: none")
+    deterministic: bool = Field(False, description="Episodes advance in lock-step: slower, and the same bytes at every try")
+
+
+class Overlap(Section):
+    """How playing and learning overlap where ``run.staleness`` is above 0: docs/overlap.md."""
+
+    overdue: Literal["wait", "drop"] = Field("wait", description="A group that becomes too old: wait for it, or play it again")
+    on_update: Literal["continue", "restart"] = Field("continue", description="Episodes under way when a new adapter comes")
+    stream: bool = Field(False, description="Play groups as a stream at staleness 0 as well")
+
+
+class Reliability(Section):
+    """What happens when something fails: docs/running.md. Deadlines are in seconds and must contain each other."""
+
+    heartbeat_s: float = Field(5.0, gt=0, description="How often those that play are asked how far they are")
+    stall_timeout_s: float = Field(600.0, gt=0, description="No episode gets any further: whoever holds them up is restarted")
+    call_timeout_s: float = Field(3600.0, gt=0, description="Longest learning step, sync or checkpoint")
+    restarts: int = Field(5, ge=0, description="Processes of the run that may die and are replaced; then it stops, resumably")
+    backoff_s: float = Field(1.0, ge=0, description="Before the second restart or try; doubles each time")
+    max_backoff_s: float = Field(60.0, ge=0)
+    infrastructure_tries: int = Field(3, ge=1, description="Tries of an episode that the infrastructure failed")
+    environment_tries: int = Field(2, ge=1, description="Tries of an episode that the environment failed, before it is left out")
+    max_dropped_groups: int | None = Field(None, ge=0, description="Groups lost to failures, in the whole run; then it stops")
+
+
+class Placement(Section):
+    """Where the actors of a run live: docs/production.md. The defaults are one sampler and one learner on this machine.
+
+    ``gpus_per_node`` states the hardware that a plan is made for; without it a run takes this machine as it is.
+    """
+
+    address: str | None = Field(None, description="Of a running Ray cluster; default: the run starts its own, here")
+    nodes: int = Field(1, ge=1)
+    gpus_per_node: int | None = Field(None, ge=0, description="Default: what this machine has; 0: a plan for CPUs alone")
+    gpu_memory_gib: float | None = Field(None, gt=0, description="Of one GPU, as its driver states it (an H100 of 80 GB: 79.6)")
+    node_memory_gib: float | None = Field(None, gt=0, description="Main memory of a node; default: this machine's")
+    layout: Literal["colocated", "disaggregated"] = Field(
+        "colocated", description="Samplers and learners on the same GPUs, or not"
+    )
+    samplers: int = Field(1, ge=1)
+    tensor_parallel: int = Field(1, ge=1, description="GPUs of a node that one sampler's weights are split over")
+    learners: int = Field(1, ge=1, description="Data-parallel learners, one GPU each")
+    shard_base: bool = Field(False, description="Split the frozen base over the learners (FSDP2); each has the whole adapter")
+    episode_actors: int = Field(1, ge=1, description="Actors that play episodes, each with environment.workers processes")
+    sampler_tokens_per_second: float | None = Field(None, gt=0, description="Of one sampler, by a measurement of yours")
+    learner_tokens_per_second: float | None = Field(None, gt=0, description="Of one learner, the same way")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all nodes; 0 where none are stated."""
+        return self.nodes * (self.gpus_per_node or 0)
+
+
+class Supervised(Section):
+    """What both supervised stages are told; the rest (weight decay, betas, clipping, micro-batches) is the learner's section."""
+
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(8, ge=1, description="Demonstrations or pairs in one update")
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_steps: int = Field(0, ge=0)
+
+
+class Sft(Supervised):
+    """Demonstrations: a directory that ``frontier-tune traces`` wrote, or its demonstrations.jsonl."""
+
+    traces: str
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+class Dpo(Supervised):
+    """Reviewers' corrections as preference pairs: a directory that ``frontier-tune traces`` wrote, or its pairs.jsonl."""
+
+    pairs: str
+    epochs: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    beta: float = Field(0.1, gt=0, description="How close to the reference (arXiv:2305.18290)")
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+
+
+class WarmStart(Section):
+    """Supervised stages before reinforcement learning, in this order: docs/warm-start.md. None by default."""
+
+    sft: Sft | None = None
+    dpo: Dpo | None = None
+    allow_model_output: list[str] = Field(default_factory=list, description="Third-party models whose output may train, by name")
+    evaluate: bool = Field(False, description="Held-out success after each stage, besides")
 
 
 class Tracking(Section):
@@ -211,9 +323,15 @@ class Tracking(Section):
     project: str = "frontier-tune"
 
 
+# What equal bytes need: one thread adds in one order, and a cache that an interruption empties must not be there to be hit.
+_DETERMINISTIC: dict[str, dict[str, Any]] = {"learner": {"threads": 1}, "sampler": {"threads": 1, "prefix_caching": False}}
+
+
 class Recipe(Section):
     seed: int = Field(0, ge=0)
     base: str = Field("nano", description="'nano' (ships with the repository), a directory, or a hub id")
+    base_config: str | None = Field(None, description="config.json for --dry-run where the base isn't here")
+    base_download: bool = Field(False, description="Whether a hub id that isn't on this machine may be downloaded")
     company: Company = Company()
     environment: Environment = Environment()
     algorithm: Algorithm = Algorithm()
@@ -221,13 +339,52 @@ class Recipe(Section):
     learner: Learner = Learner()
     sampler: Sampler = Sampler()
     parity: Parity = Parity()
+    placement: Placement = Placement()
+    warm_start: WarmStart = WarmStart()
     run: Run = Run()
+    reliability: Reliability = Reliability()
+    overlap: Overlap = Overlap()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_determinism_needs(cls, data: Any) -> Any:
+        """``run.deterministic`` settles what it depends on, where the recipe doesn't say otherwise."""
+        if not isinstance(data, dict) or not isinstance(data.get("run"), dict) or data["run"].get("deterministic") is not True:
+            return data
+        for section, values in _DETERMINISTIC.items():
+            if isinstance(data.get(section, {}), dict):
+                data = {**data, section: {**values, **data.get(section, {})}}
+        return data
+
+    @model_validator(mode="after")
+    def _deadlines_contain_each_other(self) -> Recipe:
+        if self.run.deterministic:
+            for section, values in _DETERMINISTIC.items():
+                for key, value in values.items():
+                    if getattr(getattr(self, section), key) != value:
+                        raise ValueError(f"run.deterministic: needs {section}.{key}={str(value).lower()}; take the key out")
+        r, step = self.reliability, self.environment.step_timeout_s
+        for inner, short, outer, long in (
+            ("reliability.heartbeat_s", r.heartbeat_s, "reliability.stall_timeout_s", r.stall_timeout_s),
+            ("environment.step_timeout_s", step, "reliability.stall_timeout_s", r.stall_timeout_s),
+            ("reliability.max_backoff_s", r.max_backoff_s, "reliability.stall_timeout_s", r.stall_timeout_s),
+            ("reliability.stall_timeout_s", r.stall_timeout_s, "reliability.call_timeout_s", r.call_timeout_s),
+        ):
+            if not short < long:
+                raise ValueError(f"{inner} ({short:g}) must be below {outer} ({long:g}), which would always end it first")
+        if r.backoff_s > r.max_backoff_s:
+            raise ValueError("reliability.backoff_s: at most reliability.max_backoff_s")
+        if self.run.max_cost is not None and not (self.run.rates.hour or self.run.rates.million_tokens):
+            raise ValueError("run.max_cost: needs a rate; set run.rates.hour or run.rates.million_tokens")
+        return self
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Recipe:
         if not (self.adapter.attention or self.adapter.experts or self.adapter.targets):
             raise ValueError("adapter: nothing to adapt; set adapter.experts or adapter.attention to true")
+        if self.adapter.expert_mass is not None and not self.adapter.experts:
+            raise ValueError("adapter.expert_mass: chooses among adapted experts; set adapter.experts to true, or take it out")
         if self.algorithm.minibatches > self.algorithm.groups_per_step:
             raise ValueError("algorithm.minibatches: at most algorithm.groups_per_step")
         return self
@@ -237,8 +394,9 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, info in model.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys += _known_keys(info.annotation, prefix + name + ".")
+        for kind in (info.annotation, *get_args(info.annotation)):  # also an optional section
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _known_keys(kind, prefix + name + ".")
     return keys
 
 
@@ -269,7 +427,7 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         node = data
         *parents, leaf = key.strip().split(".")
         for part in parents:
-            nxt = node.setdefault(part, {})
+            nxt = node[part] = {} if node.get(part) is None else node[part]  # null: a section that is switched off
             if not isinstance(nxt, dict):
                 raise BadInput(f"override '{item}': '{part}' is a value, not a section")
             node = nxt

@@ -29,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "learning": {"algorithms", "experts", "bases", "native"},
     "episodes": {"sdk", "sandbox"},
     "evaluation": {"episodes", "sdk", "sandbox"},
+    "traces": {"episodes", "sdk", "governance"},
     "contracts": set(),
     "recipe": set(),
 }
@@ -111,7 +112,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["sdk", "sdk.registry", "sandbox", "contracts", "recipe", "governance", "cli.main"])
+@pytest.mark.parametrize("module", ["sdk", "sdk.registry", "sandbox", "contracts", "recipe", "governance", "traces", "cli.main"])
 def test_light_rooms_load_nothing_heavy(module: str) -> None:
     assert not loaded_by(f"import frontier_tune.{module}") & HEAVY
 

@@ -58,6 +58,7 @@ class Algorithm(ABC):
     correction_high: float = 2.0
 
     has_critic: ClassVar[bool] = False
+    on_policy: ClassVar[bool] = False  # True: data of an older policy can't be corrected for (a recipe's run.staleness must be 0)
     # True: a token with advantage 0 adds exactly nothing to the policy loss and its gradient, so it need not be computed.
     zero_is_silent: ClassVar[bool] = False
 

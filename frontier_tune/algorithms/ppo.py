@@ -38,6 +38,7 @@ class PPO(Algorithm):
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
 
     has_critic: ClassVar[bool] = True
+    on_policy: ClassVar[bool] = True  # GAE estimates the returns of the policy that sampled; no weight in it corrects for another
 
     def _estimated(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         if rollout.value_T is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,12 @@ def tune(a: argparse.Namespace) -> int:
         resumed.lock()
         # Before anything is written: evaluations of a run without a checkpoint yet are taken over, too.
         checkpoint.same_recipe(recipes.load(resumed.recipe_file), recipe, resumed.recipe_file)
-    ready = preflight.check(recipe, file)
     if a.dry_run:
-        from frontier_tune.orchestration import plan
+        from frontier_tune.orchestration.dry_run import dry_run
 
-        note(f"# resolved recipe\n{recipes.dump(recipe)}\n# plan\n{plan.describe(ready.plan, recipe, ready.counts)}")
+        note(dry_run(recipe, file))
         return 0
+    ready = preflight.check(recipe, file)
     run = resumed or run_dir.create(ready.root, recipe, ready.name)
     note(f"run        {run.root}")
     with run:
@@ -78,6 +79,17 @@ def evaluate(a: argparse.Namespace) -> int:
     return 0
 
 
+def status(a: argparse.Namespace) -> int:
+    import json
+
+    from frontier_tune.orchestration import run_dir
+    from frontier_tune.orchestration import status as statuses
+
+    found = statuses.gather(run_dir.find(Path.cwd(), a.target))
+    note(json.dumps(found, indent=1) if a.json else statuses.describe(found))
+    return 0
+
+
 def report(a: argparse.Namespace) -> int:
     from frontier_tune.reporting import report as reports
 
@@ -94,6 +106,15 @@ def verify(a: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     note(f"{root}: {'differs from its record' if problems else 'is as recorded'}")
     return 3 if problems else 0
+
+
+def experts(a: argparse.Namespace) -> int:
+    from frontier_tune.orchestration import narrow
+
+    found = narrow.command(a.target, a.share, a.out, note)
+    if a.json:
+        print(json.dumps(found))
+    return 0
 
 
 def export(a: argparse.Namespace) -> int:
@@ -208,6 +229,12 @@ def headroom(a: argparse.Namespace) -> int:
     from frontier_tune.cli import environments
 
     return environments.headroom(a)
+
+
+def traces(a: argparse.Namespace) -> int:
+    from frontier_tune.cli import traces as command
+
+    return command.run(a)
 
 
 def _run(which: str) -> Path:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from frontier_tune.cli import traces
 from frontier_tune.contracts import FrontierTuneError
 
 Command = Callable[[argparse.Namespace], int]
@@ -45,6 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", help="directory for the evaluation of such an adapter (default: runs/eval-<name>)")
     p.set_defaults(run="evaluate")
 
+    p = sub.add_parser("status", help="how far a run is: live or dead, phase, success, cost, failures, what is slow, the ledger")
+    p.add_argument("target", metavar="RUN", nargs="?", default="latest")
+    p.add_argument("--json", action="store_true", help="the same as JSON")
+    p.set_defaults(run="status")
+
     p = sub.add_parser("report", help="write report.html and learning-curve.png of a run again")
     p.add_argument("target", metavar="RUN", nargs="?", default="latest")
     p.set_defaults(run="report")
@@ -53,11 +59,21 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("target", metavar="RUN", nargs="?", default="latest")
     p.set_defaults(run="verify")
 
+    p = sub.add_parser("experts", help="which experts a tuned policy's work goes through; narrow its adapter to those")
+    p.add_argument("target", metavar="RUN", nargs="?", default="latest")
+    p.add_argument("--share", type=float, default=0.9, help="of each layer's routing weights that the kept experts take")
+    p.add_argument("--out", help="write the narrowed adapter to this new directory")
+    p.add_argument("--json", action="store_true", help="print the shares of all experts as JSON")
+    p.set_defaults(run="experts")
+
     p = sub.add_parser("export", help="write a run's adapter for serving: as PEFT files, or merged")
     p.add_argument("target", metavar="RUN_OR_ADAPTER")
     p.add_argument("out", help="directory to write, must not exist")
     p.add_argument(
-        "--layout", default="peft", choices=("peft", "merged"), help="the adapter as it is, or merged into a copy of the base"
+        "--layout",
+        default="peft",
+        choices=("peft", "compact", "merged"),
+        help="the adapter as it is, with its chosen experts alone, or merged into a copy of the base",
     )
     p.add_argument("--base", help="the base: a directory, a hub id or 'nano' (default: the run's)")
     p.set_defaults(run="export")
@@ -88,6 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--tasks", type=int, default=64, metavar="N", help="training tasks to try (default: 64)")
     p.add_argument("--samples", type=int, metavar="N", help="tries for each (default: the recipe's algorithm.group_size)")
     p.set_defaults(run="headroom")
+
+    traces.add_parser(sub)
 
     p = sub.add_parser("doctor", help="what this machine has and lacks, and what that means")
     p.add_argument("--json", action="store_true", help="the findings as JSON")

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from frontier_tune.contracts import Blame, Completion, EpisodeSpec, Failure, Message, Request, Sampler, SamplingParams, Trajectory
 from frontier_tune.episodes.renderers import Renderer
 
@@ -48,6 +50,17 @@ class _Episode:
         t.mask += [logprobs is not None] * len(tokens)
         t.logprobs += logprobs if logprobs is not None else [0.0] * len(tokens)
         t.versions += [version] * len(tokens)
+
+    @property
+    def routed(self) -> int:
+        """How many of the first tokens have known routes."""
+        return 0 if self.trajectory.routes is None else len(self.trajectory.routes)
+
+    def append_routes(self, routes: np.ndarray | None) -> None:
+        """Those of the positions that had none. A position keeps the routes of the turn that computed it first."""
+        t = self.trajectory
+        if routes is not None:
+            t.routes = routes if t.routes is None else np.concatenate([t.routes, routes])
 
 
 class _Player:
@@ -99,12 +112,13 @@ class _Player:
         episode = self.in_sampler.pop(completion.request_id, None)
         if episode is None:
             return None  # of a play that was given up
-        problem = self._problem(completion)
+        problem = self._problem(completion) or self._route_problem(completion, episode)
         if problem:
             kind = "sampler-error" if completion.finish == "error" else "sampler-protocol"
             episode.trajectory.failure = Failure(kind, Blame.INFRASTRUCTURE, problem)
             return self._end(episode)
         episode.append(list(completion.tokens), list(completion.logprobs), completion.version)
+        episode.append_routes(completion.routes)
         text = self.renderer.decode(completion.tokens)
         episode.trajectory.messages.append(Message("assistant", text))
         episode.trajectory.turns += 1
@@ -123,6 +137,16 @@ class _Player:
             return f"finished with 'stop' but token {c.tokens[-1]} is none of the stop tokens {self.renderer.stop_ids}"
         return ""
 
+    def _route_problem(self, c: Completion, episode: _Episode) -> str:
+        """Routes that are missing in one turn would leave those of all later ones at the wrong tokens."""
+        t = episode.trajectory
+        expected = len(t.tokens) + len(c.tokens) - 1 - episode.routed
+        if c.routes is None:
+            return "" if t.routes is None else "a turn came without the routes of its tokens"
+        if t.routes is None and t.turns:
+            return "a turn came with routes, earlier ones without"
+        return "" if len(c.routes) == expected else f"routes of {len(c.routes)} positions, {expected} are needed"
+
     def _ask(self, episode: _Episode, op: str, payload: dict[str, Any]) -> None:
         self.in_environment[episode.slot] = episode
         self.pool.submit(episode.slot, op, payload)
@@ -140,7 +164,7 @@ class _Player:
             self._truncate(episode)
             return
         params = SamplingParams(room, t.spec.temperature, turn_seed(t.spec.seed, t.turns), self.renderer.stop_ids)
-        request = Request(f"{self.prefix}-{next(self.requests)}", tuple(t.tokens), params)
+        request = Request(f"{self.prefix}-{next(self.requests)}", tuple(t.tokens), params, episode.routed)
         self.in_sampler[request.id] = episode
         self.due.append(request)
 
@@ -148,6 +172,25 @@ class _Player:
         self.pool.submit(episode.slot, "close")
         episode.trajectory.seconds = time.monotonic() - episode.started
         return episode.trajectory
+
+
+@dataclass
+class Watch:
+    """What a ``play`` is at."""
+
+    player: _Player | None = None
+
+    def slowest(self, most: int = 3) -> list[dict[str, Any]]:
+        """The episodes under way that began first: ``task``, ``seconds``, ``turns``, and ``where`` they are."""
+        if self.player is None:
+            return []
+        now = time.monotonic()
+        found: list[dict[str, Any]] = [
+            {"task": e.trajectory.spec.task.hash, "seconds": now - e.started, "turns": e.trajectory.turns, "where": where}
+            for where, running in (("environment", self.player.in_environment), ("sampler", self.player.in_sampler))
+            for e in list(running.values())
+        ]
+        return sorted(found, key=lambda e: -e["seconds"])[:most]
 
 
 def play(
@@ -160,6 +203,8 @@ def play(
     max_tokens_per_turn: int,
     max_model_len: int,
     concurrency: int,
+    lockstep: bool = False,
+    watch: Watch | None = None,
 ) -> Iterator[Trajectory]:
     """Play every spec once; yield each trajectory when it ends, in any order.
 
@@ -167,10 +212,30 @@ def play(
     together. A turn that is cut off (its own limit, the context or the environment's token limit) truncates the episode, which is
     graded without success. A sampler's error and an environment's fault end an episode with a Failure; retrying is the caller's.
     The sampler is called from the caller's thread alone.
+
+    ``lockstep``: turn by turn. All environments answer, then all turns that are due are sampled as one batch, in the order of the
+    specs. An engine's arithmetic depends on what else is in its batch; here that follows from the specs alone, not from which
+    environment was quicker, so that the same specs give the same bits. Slower: the longest turn of a round holds all up.
+    ``watch`` can be asked, from another thread, what is under way.
     """
     player = _Player(pool, renderer, max_turns, max_tokens_per_turn, max_model_len)
+    if watch is not None:
+        watch.player = player
     planned = iter(specs)
     try:
+        while lockstep:
+            for spec in itertools.islice(planned, max(0, concurrency - player.running)):
+                player.start(spec)
+            if not player.running:
+                return
+            ended: list[Trajectory | None] = []
+            while player.in_environment:
+                ended += [player.take_result(slot, result) for slot, result in pool.poll(1.0)]
+            due, player.due = sorted(player.due, key=lambda r: player.in_sampler[r.id].slot), []
+            while player.in_sampler:
+                ended += [player.take_completion(c) for c in sampler.exchange(due)]
+                due = []
+            yield from (t for t in ended if t is not None)
         while True:
             for spec in itertools.islice(planned, max(0, concurrency - player.running)):
                 player.start(spec)

@@ -6,18 +6,32 @@ So a policy is trained on exactly the tokens that it saw and sampled.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from frontier_tune.contracts import BadInput, Message
-from frontier_tune.sdk.grammar import CALL, END, MARKERS, TOOL, USER, compact_dialogue
+from frontier_tune.sdk.grammar import (
+    CALL,
+    END,
+    MARKERS,
+    TOOL,
+    USER,
+    GrammarError,
+    ToolCall,
+    bind,
+    compact_dialogue,
+    render_compact,
+    render_json,
+)
+from frontier_tune.sdk.tools import Signature
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class Renderer(Protocol):
-    """How a dialogue becomes tokens. An assistant turn itself is never rendered: its tokens are those that were sampled."""
+    """How a dialogue becomes tokens. A sampled turn is never rendered: its tokens are those that were sampled. What somebody else
+    did instead (a demonstration) is: ``turn`` gives what a policy would have had to sample for it."""
 
     stop_ids: tuple[int, ...]
 
@@ -31,6 +45,13 @@ class Renderer(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a sampled turn, without its stop token."""
+        ...
+
+    def turn(self, said: ToolCall | str, signatures: Mapping[str, Signature]) -> list[int]:
+        """Tokens of an assistant turn that makes a call (or says a text as it is), its stop token included.
+
+        Raises BadInput where the call fits no signature or the text would not be read back as it was written.
+        """
         ...
 
 
@@ -54,6 +75,13 @@ class CompactRenderer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         return _decode(self._tokenizer, tokens, self.stop_ids)
+
+    def turn(self, said: ToolCall | str, signatures: Mapping[str, Signature]) -> list[int]:
+        try:
+            text = said if isinstance(said, str) else render_compact(said, signatures)
+        except GrammarError as e:
+            raise BadInput(str(e)) from None
+        return _turn(self, self._tokenizer, text)
 
 
 class ChatRenderer:
@@ -83,6 +111,18 @@ class ChatRenderer:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text behind the model's thoughts, where it thinks in ``<think>`` tags."""
         return _decode(self._tokenizer, tokens, self.stop_ids).rpartition("</think>")[2].strip()
+
+    def turn(self, said: ToolCall | str, signatures: Mapping[str, Signature]) -> list[int]:
+        """A call is JSON, in ``<tool_call>`` tags where the template itself tells the model to write them."""
+        if isinstance(said, str):
+            return _turn(self, self._tokenizer, said)
+        try:
+            bind(said.name, said.arguments, signatures)
+        except GrammarError as e:
+            raise BadInput(str(e)) from None
+        tagged = self._tools is not None and "<tool_call>" in self._text([Message("user", "-")])
+        text = render_json(said)
+        return _turn(self, self._tokenizer, f"<tool_call>\n{text}\n</tool_call>" if tagged else text)
 
     def _after_turn(self, messages: Sequence[Message]) -> str:
         """What the template writes between the stop text of an assistant turn and the start of the next."""
@@ -163,3 +203,11 @@ def renderer_for(tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, A
 def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], stop_ids: tuple[int, ...]) -> str:
     kept = list(tokens[:-1] if tokens and tokens[-1] in stop_ids else tokens)
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _turn(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    tokens = list(tokenizer.encode(text, add_special_tokens=False))
+    special = {*renderer.stop_ids, *tokenizer.all_special_ids}  # text that poses as the end of a message
+    if not tokens or special & set(tokens) or renderer.decode(tokens).strip() != text.strip():
+        raise BadInput(f"the tokenizer does not give back an assistant turn as it was written: {text[:60]!r}")
+    return [*tokens, renderer.stop_ids[0]]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from frontier_tune.contracts import BadInput, GateFailed
+from frontier_tune.experts import selection
 from frontier_tune.experts.families import attention_projections, family_of, moe_shape
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -149,15 +150,13 @@ def load(adapter_dir: str | Path, config: Any, dtype: torch.dtype = torch.float3
     Raises BadInput where the directory is no plain LoRA adapter, AdapterMismatch where a tensor of the file is not used
     or a target of the configuration has no tensor.
     """
-    from safetensors.torch import load_file
-
     peft = read_config(adapter_dir)
     rank, targets = int(peft["r"]), peft.get("target_parameters") or []
     wanted = family_of(config).target_parameters
     if targets and sorted(targets) != sorted(wanted):
         raise BadInput(f"{adapter_dir}: target_parameters {targets} match 0 or some of this base's expert parameters {wanted}")
     expected = expected_shapes(config, peft.get("target_modules") or [], bool(targets), rank)
-    tensors, unused = from_state(load_file(str(Path(adapter_dir) / WEIGHTS)), config, rank, scaling_of(peft), dtype)
+    tensors, unused = from_state(selection.load_tensors(adapter_dir), config, rank, scaling_of(peft), dtype)
     verify(tensors, expected, str(adapter_dir), unused)
     return {name: tensors[name] for name in sorted(tensors)}
 

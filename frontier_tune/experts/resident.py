@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from frontier_tune.experts import selection
 from frontier_tune.experts.canonical import CONFIG, WEIGHTS, AdapterMismatch, expected_shapes, read_config, verify
 from frontier_tune.experts.families import Family, family_of, moe_shape
 
@@ -28,12 +29,13 @@ def vllm_name(name: str, family: Family) -> str:
 def write_for_vllm(adapter_dir: str | Path, out_dir: str | Path, config: Any) -> Path:
     """Copy a PEFT adapter to ``out_dir`` with vLLM's module names: the 3-D expert layout, unchanged in every byte of data.
 
+    Where the file has only chosen experts, the others are written as zeros.
     The adapter must have been verified against the base (``canonical.load``). vLLM takes this layout for every family
     when the engine has ``enable_mixed_moe_lora_format`` and the request ``is_3d_lora_weight``.
     """
     family, out = family_of(config), Path(out_dir)
     out.mkdir(parents=True)
-    tensors = load_file(str(Path(adapter_dir) / WEIGHTS))
+    tensors = selection.load_tensors(adapter_dir)
     save_file({vllm_name(name, family): t for name, t in tensors.items()}, str(out / WEIGHTS), metadata={"format": "pt"})
     peft = read_config(adapter_dir)
     peft["target_modules"] = peft.get("target_modules") or []

@@ -11,8 +11,10 @@ called directly, and any number of times. What it changes, and why:
   Rows are grouped by adapter instead, and rows of the base are left alone.
 - **prompt_logprobs**: an adapter-capable ``lm_head`` crashes on them because the rows don't match the batch. They pass
   where no adapter touches ``lm_head``, and are refused clearly where one does.
-- **norms**: RMS norms are one operator instead of eight.
+- **routing**: experts are chosen by the routing op that the learner uses, from logits in float32 (docs/routing-op.md).
+- **norms**, **rotary**, **sampling**: one operator each, instead of eight, a slow one and a dozen.
 - **slots**: a token that fits a request's last block is scheduled without asking for one.
+- **selection**: adapters that hold the chosen experts alone can be loaded.
 - **seeds**: a seeded request whose prompt is read in several steps (chunked prefill) crashes, as CPU generators have no
   offset to set back. The draw is taken back another way, so that the same seed gives the same tokens however it is chunked.
 
@@ -42,7 +44,7 @@ def check_version(version: str) -> None:
 def register() -> list[str]:
     """Mend this process's vLLM. Returns what was changed; a second call changes nothing and returns the same list.
 
-    On other platforms than CPU nothing is changed: vLLM's own kernels apply expert adapters there.
+    On other platforms than CPU only the loading of chosen experts is added: vLLM's own kernels apply expert adapters there.
     """
     global _changes
     if _changes is None:
@@ -50,18 +52,26 @@ def register() -> list[str]:
         from vllm.platforms import current_platform
 
         check_version(vllm.__version__)
-        changes: list[str] = []
+        from frontier_tune.experts import vllm_plugin_selection
+
+        changes = vllm_plugin_selection.install()
         if current_platform.is_cpu():
             from frontier_tune.experts import (
                 vllm_plugin_experts,
                 vllm_plugin_norms,
                 vllm_plugin_punica,
+                vllm_plugin_rotary,
+                vllm_plugin_router,
+                vllm_plugin_sampling,
                 vllm_plugin_seeds,
                 vllm_plugin_slots,
             )
 
-            parts = (vllm_plugin_experts, vllm_plugin_punica, vllm_plugin_norms, vllm_plugin_seeds, vllm_plugin_slots)
-            changes = [change for part in parts for change in part.install()]
+            parts = (
+                *(vllm_plugin_experts, vllm_plugin_router, vllm_plugin_punica, vllm_plugin_norms, vllm_plugin_rotary),
+                *(vllm_plugin_sampling, vllm_plugin_seeds, vllm_plugin_slots),
+            )
+            changes += [change for part in parts for change in part.install()]
         for change in changes:
             log.info("vLLM %s: %s", vllm.__version__, change)
         _changes = changes

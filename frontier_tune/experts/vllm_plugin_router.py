@@ -37,7 +37,7 @@ def _gate_forward(self: Any, x: Tensor) -> Any:
     return _stock_gate_forward(self, x.to(self.weight.dtype))
 
 
-def install_vllm_router() -> list[str]:
+def install() -> list[str]:
     """Replace the router and the gate's arithmetic, before any engine is built. Returns what was changed; a second call changes
     nothing more."""
     op.register()

@@ -25,7 +25,7 @@ FILE = "record.json"
 BUILD_TYPE = "urn:frontier-tune:tune:v1"
 # Rebuilt from the rest, or written on after the record: not covered (docs/run-directory.md).
 _DIRECTORIES = {"checkpoints", "sync", "wandb", "tensorboard", "evaluations"}
-NOT_COVERED = frozenset({FILE, "report.html", "learning-curve.png", "engine.log", "lock", *_DIRECTORIES})
+NOT_COVERED = frozenset({FILE, "report.html", "learning-curve.png", "engine.log", "lock", "status.json", *_DIRECTORIES})
 PACKAGES = (
     "torch",
     "transformers",
@@ -48,7 +48,7 @@ class Inputs:
 
     ``rewards`` may be absent (no rubric beside the environment's own). ``workspace`` is where the git commit is asked, and where
     ``requirements/*.lock`` are the lock files if none is given. Data sheets are those that come with the base, in
-    ``datasheets/``, where none are given.
+    ``datasheets/``, where none are given. ``sources``: further resolvedDependencies (traces that supervised stages learned from).
     """
 
     recipe: Mapping[str, Any]
@@ -63,6 +63,7 @@ class Inputs:
     lock_files: Sequence[Path] = ()
     datasheets: Sequence[DataSheet] = ()
     base_license: str | None = None
+    sources: Sequence[Mapping[str, Any]] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -118,6 +119,7 @@ def _dependencies(inputs: Inputs) -> list[dict[str, Any]]:
     found = [base, _directory("environment", inputs.environment, inputs.environment_name, code=True)]
     if inputs.rewards and inputs.rewards.is_dir():
         found.append(_directory("rewards", inputs.rewards, inputs.rewards.name, code=True))
+    found += [dict(source) for source in inputs.sources]
     found.append({"name": "recipe", "digest": {"sha256": content_hash(dict(inputs.recipe))}})
     for path in inputs.lock_files or sorted((inputs.workspace / "requirements").glob("*.lock")):
         found.append({"name": f"lock file {path.name}", "digest": {"sha256": file_digest(path)}})

@@ -18,7 +18,8 @@ class Sample:
     """One trajectory's part in the loss. ``target``: positions (>= 1) of its sampled tokens; ``tokens`` end with the last.
 
     Arrays have the length of ``target``: ``logprob`` the sampler's, ``old_logprob`` what the ratio is taken against where that is
-    not the sampler's, ``value`` and ``returns`` the critic's value when the step began and what it is fitted to.
+    not the sampler's, ``value`` and ``returns`` the critic's value when the step began and what it is fitted to. But for the
+    routes [n, L, K] of its first n tokens: the sampler's, and the learner's own when the step began.
     """
 
     group: int
@@ -30,13 +31,16 @@ class Sample:
     old_logprob: np.ndarray | None = None
     value: np.ndarray | None = None
     returns: np.ndarray | None = None
+    routes: np.ndarray | None = None
+    old_routes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
     """A pack and, for its M sampled tokens: the row that predicts each, the token, and what the loss needs, [M] each.
 
-    ``sequence_M`` numbers the pack's sequences. The last three are there where the samples have them.
+    ``sequence_M`` numbers the pack's sequences. What follows it is there where the samples have it: ``route_MLK`` the sampler's
+    routes at the rows that predict, ``forced_TLK`` routes to replay at the rows where ``known_T`` is true.
     """
 
     packed: Packed
@@ -49,6 +53,9 @@ class Batch:
     old_logprob_M: Tensor | None
     value_M: Tensor | None
     return_M: Tensor | None
+    route_MLK: Tensor | None = None
+    forced_TLK: Tensor | None = None
+    known_T: Tensor | None = None
 
 
 def counts(trajectory: Trajectory) -> bool:
@@ -88,13 +95,23 @@ def samples(
             raise ValueError(f"{where}: advantage {advantage} for {len(target)} sampled tokens")
         if not t.spec.temperature > 0:
             raise ValueError(f"{where}: sampled greedily; there is no ratio to learn from at temperature 0")
-        out.append(Sample(t.spec.group, tokens, target, logprob, np.broadcast_to(credit, target.shape), t.spec.temperature))
+        credit = np.broadcast_to(credit, target.shape)
+        out.append(Sample(t.spec.group, tokens, target, logprob, credit, t.spec.temperature, routes=t.routes))
     return out
 
 
-def collate(members: Sequence[Sample], device: torch.device, share: bool) -> Batch:
-    """Lay samples out as one pack; with ``share``, those of a group hold their common prefix once."""
-    packed = pack([s.tokens for s in members], [s.group for s in members] if share else None, device)
+def collate(
+    members: Sequence[Sample],
+    device: torch.device,
+    share: bool,
+    keys: Sequence[Sequence[int]] | None = None,
+    forced: Sequence[np.ndarray | None] = (),
+) -> Batch:
+    """Lay samples out as one pack; with ``share``, those of a group hold their common prefix once.
+
+    ``forced``: routes to replay for each sample (none: for no sample), equal wherever ``keys`` are (see ``packing.pack``).
+    """
+    packed = pack([s.tokens for s in members], [s.group for s in members] if share else None, device, keys)
 
     def tensor(arrays: list[np.ndarray], dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(np.concatenate(arrays)).to(device, dtype)
@@ -107,6 +124,7 @@ def collate(members: Sequence[Sample], device: torch.device, share: bool) -> Bat
     temperature = None
     if any(s.temperature != 1.0 for s in members):
         temperature = tensor([np.full(n, s.temperature) for s, n in zip(members, count, strict=True)], torch.float32)
+    routes = [s.routes[s.target - 1].astype(np.int32) for s in members if s.routes is not None]
     return Batch(
         packed,
         tensor([packed.rows[i][s.target - 1] for i, s in enumerate(members)], torch.long),
@@ -118,4 +136,20 @@ def collate(members: Sequence[Sample], device: torch.device, share: bool) -> Bat
         optional([s.old_logprob for s in members]),
         optional([s.value for s in members]),
         optional([s.returns for s in members]),
+        tensor(routes, torch.int32) if len(routes) == len(members) else None,
+        *_forced(packed, forced, device),
     )
+
+
+def _forced(packed: Packed, forced: Sequence[np.ndarray | None], device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Routes [T, L, K] int32 of the pack's rows, and at which rows they are known [T]."""
+    there = [(rows, routes) for rows, routes in zip(packed.rows, forced, strict=bool(forced)) if routes is not None]
+    if not there:
+        return None, None
+    route_TLK = np.zeros((len(packed.tokens_T), *there[0][1].shape[1:]), np.int32)
+    known_T = np.zeros(len(packed.tokens_T), bool)
+    for rows, routes in there:
+        n = min(len(rows), len(routes))
+        route_TLK[rows[:n]] = routes[:n]
+        known_T[rows[:n]] = True
+    return torch.from_numpy(route_TLK).to(device), torch.from_numpy(known_T).to(device)

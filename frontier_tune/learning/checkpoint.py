@@ -18,14 +18,15 @@ from torch import Tensor
 
 from frontier_tune.algorithms.batch import Coefficients
 from frontier_tune.contracts import BadInput, FrontierTuneError
-from frontier_tune.experts import canonical
+from frontier_tune.experts import canonical, selection
+from frontier_tune.learning import expert_usage
 from frontier_tune.learning.model import Policy
 
 if TYPE_CHECKING:
     from frontier_tune.learning.learner import Learner
 
 STATE, OPTIMIZER = "learner.json", "optimizer.safetensors"
-_COUNTERS = ("seed", "steps", "version", "bad_updates", "bad_in_a_row")
+_COUNTERS = ("seed", "steps", "version")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -49,6 +50,8 @@ def save_adapter(policy: Policy, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     # Embeddings are frozen: without the flag PEFT looks the base up on the hub to find out whether they were resized.
     policy.peft.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
+    if policy.selection is not None:
+        policy.selection.write(directory, "all")
 
 
 def save(learner: Learner, directory: Path) -> None:
@@ -65,6 +68,7 @@ def save(learner: Learner, directory: Path) -> None:
         learner.critic.save(directory)
     state = {
         **{name: getattr(learner, name) for name in _COUNTERS},
+        **learner.guard.counts(),
         "base": fingerprint(learner.policy),
         "coefficients": asdict(learner.coefficients),
         "optimizer_steps": steps,
@@ -86,6 +90,9 @@ def load(learner: Learner, directory: Path) -> None:
     if canonical.digests(canonical.load(directory, learner.policy.config)) != state["digests"]:
         raise BadInput(f"{directory}: damaged: {canonical.WEIGHTS} is not the one that {STATE} was written with")
     set_peft_model_state_dict(learner.policy.peft, adapter)
+    selected = selection.read(directory)
+    if selected is not None:
+        expert_usage.confine(learner.policy, selected[0])
     tensors = load_file(str(directory / OPTIMIZER))
     learner.optimizer.state.clear()
     for name, p in learner.policy.named_parameters():
@@ -100,5 +107,6 @@ def load(learner: Learner, directory: Path) -> None:
     torch.set_rng_state(tensors["torch"])
     for name in _COUNTERS:
         setattr(learner, name, state[name])
+    learner.guard.set_counts(state)
     if "coefficients" in state:  # of the controllers; earlier states have none to restore
         learner.coefficients = Coefficients(**state["coefficients"])

@@ -18,10 +18,14 @@ from frontier_tune.learning.batch import Sample, counts, samples
 
 @dataclass(frozen=True)
 class Measured:
-    """What a forward over samples says of their sampled tokens: log-probabilities, the critic's values. [len(target)] each."""
+    """What a forward over samples says of their sampled tokens: log-probabilities, the critic's values. [len(target)] each.
+
+    ``routes``: the routers' own choice, [tokens, L, K] each, where it was recorded.
+    """
 
     logprob: list[np.ndarray]
     value: list[np.ndarray] | None
+    routes: list[np.ndarray] | None = None
 
 
 # (samples, whether by the base) -> what it says of them

@@ -58,10 +58,9 @@ class Critic:
             raise RuntimeError(f"the critic saw hidden states of {found} rows, {len(needed)} are asked for")
         return self.head(self._hidden.float())[:, 0].index_select(0, place)
 
-    def step(self) -> None:
-        """Clip and apply the gradient."""
+    def clip(self) -> None:
+        """Bring the gradient's norm down to the limit."""
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.max_grad_norm)
-        self.optimizer.step()
 
     def finite(self) -> bool:
         """Whether the gradient is."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,28 +15,27 @@ from frontier_tune import recipe as recipes
 from frontier_tune.algorithms import kl, registry
 from frontier_tune.algorithms.base import Sums
 from frontier_tune.algorithms.batch import Tokens, Totals
-from frontier_tune.contracts import BadInput, FrontierTuneError, Trajectory
+from frontier_tune.contracts import BadInput, Trajectory
 from frontier_tune.experts import canonical
-from frontier_tune.learning import attention, checkpoint
-from frontier_tune.learning.batch import Batch, Sample, collate, samples
-from frontier_tune.learning.credit import Measured, credited
+from frontier_tune.experts.routing.replay import Replay
+from frontier_tune.learning import checkpoint, expert_usage
+from frontier_tune.learning.batch import Batch, Sample, samples
+from frontier_tune.learning.credit import credited
 from frontier_tune.learning.critic import Critic
+from frontier_tune.learning.guard import Guard, TrainingDiverged, Unmeasurable
 from frontier_tune.learning.model import Policy
 from frontier_tune.learning.packing import pack, plan
+from frontier_tune.learning.parallel import World
+from frontier_tune.learning.passes import Passes
+from frontier_tune.learning.replay import Replayer
 from frontier_tune.learning.schedule import learning_rate
+
+__all__ = ["Learner", "TrainingDiverged"]
 
 # Rows of the sample on which the KL to the base is measured when no loss term needs it everywhere.
 _KL_SAMPLE_ROWS = 1024
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class TrainingDiverged(FrontierTuneError):
-    """Loss or gradient was not finite in several updates in a row; the adapter is still the last good one.
-
-    Raised in the middle of a step, so nothing is saved then: the last checkpoint stands.
-    """
-
-    exit_code = 4
+_PHASES = ("pack", "forward", "backward", "optimizer")
 
 
 def _added(a: Sums, b: Sums) -> Sums:
@@ -52,10 +49,11 @@ class Learner:
     float32 whatever ``recipe.learner.dtype`` says of the base.
     """
 
-    max_bad_updates = 3
+    def __init__(self, base_dir: str | Path, recipe: recipes.Recipe, seed: int | None = None, world: World | None = None) -> None:
+        """Load the base and start an adapter that changes nothing yet (B = 0). Raises BadInput where they don't fit.
 
-    def __init__(self, base_dir: str | Path, recipe: recipes.Recipe, seed: int | None = None) -> None:
-        """Load the base and start an adapter that changes nothing yet (B = 0). Raises BadInput where they don't fit."""
+        With a ``world`` this is one of several learners, which all get the same calls: each computes its share of a batch.
+        """
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         if torch.get_num_threads() != recipe.learner.threads:
             torch.set_num_threads(recipe.learner.threads)
@@ -65,6 +63,8 @@ class Learner:
         self.seed = recipe.seed if seed is None else seed
         device = recipe.learner.device
         self.device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        if world is not None:
+            self.device = world.device
         self.policy = Policy(base_dir, recipe.adapter, self.seed, _DTYPES[recipe.learner.dtype], self.device)
         window, longest = getattr(self.policy.config, "sliding_window", None), recipe.sampler.max_model_len
         if window is not None and window < longest:
@@ -82,9 +82,17 @@ class Learner:
         if self.algorithm.has_critic:
             rate = getattr(self.algorithm, "critic_learning_rate", recipe.learner.learning_rate)
             self.critic = Critic(self.policy, rate, recipe.learner.max_grad_norm, self.seed, self.device)
+        self.replayer: Replayer | None = None
+        if recipe.algorithm.replay != "none" or recipe.sampler.routes:
+            replay = Replay(self.policy.peft, self.policy.config, self.policy.last_rows)
+            self.replayer = Replayer(recipe.algorithm.replay, replay)
+        self.world = world
+        rows = recipe.learner.tokens_per_microbatch
+        self.passes = Passes(self.policy, self.critic, self.replayer, world, rows, self.device)
+        optimizers = [self.optimizer, *([self.critic.optimizer] if self.critic else [])]
+        self.guard = Guard(optimizers, recipe.learner.rollbacks)
         self.generator = torch.Generator().manual_seed(self.seed)  # order of minibatches
-        self.steps = self.version = self.bad_updates = self.bad_in_a_row = 0
-        self._clock: dict[str, float] = {}
+        self.steps = self.version = 0
 
     # ---- learning -------------------------------------------------------------------------------------------------
 
@@ -93,12 +101,15 @@ class Learner:
 
         Rewards are compared within a batch alone. Give all episodes of a step: those that aren't trainable are left out here.
         """
-        self._clock = dict.fromkeys(("pack", "forward", "backward", "optimizer"), 0.0)
+        return self._guarded(lambda: self._learn(batches))
+
+    def _learn(self, batches: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
+        self._select_experts(batches)
         everyone: list[Sample] = []
         penalties: list[tuple[float, int]] = []
         for trajectories in batches:
             part, penalty = credited(
-                self.algorithm, trajectories, self.policy.config.vocab_size, self.coefficients.kl, self._measure
+                self.algorithm, trajectories, self.policy.config.vocab_size, self.coefficients.kl, self.passes.measure
             )
             everyone += part
             if penalty is not None:
@@ -110,6 +121,15 @@ class Learner:
             if self.algorithm.kl_target is not None:
                 metrics["kl_coefficient"] = self.coefficients.kl  # as it stands after the step, like that of a KL in the loss
         return metrics
+
+    def _select_experts(self, batches: Sequence[Sequence[Trajectory]]) -> None:
+        """Before the first step, where the recipe asks for it: the experts that its episodes go through are those that learn."""
+        share = self.recipe.adapter.expert_mass
+        if share is None or self.policy.selection is not None:
+            return
+        played = [t.tokens for trajectories in batches for t in trajectories if t.trainable and t.tokens]
+        mass_LE = expert_usage.measured(self.policy, played, self.score)
+        expert_usage.confine(self.policy, expert_usage.select(self.policy, mass_LE, share))
 
     def update(self, trajectories: Sequence[Trajectory], advantages: Sequence[float | Sequence[float]]) -> dict[str, float]:
         """One step: ``algorithm.epochs`` passes of ``algorithm.minibatches`` optimizer updates over the trajectories.
@@ -124,19 +144,37 @@ class Learner:
             one), ``kl_sampler`` and ``logprob_gap`` (the same, and mean |learner - sampler|, before the first update),
             ``kl_base`` (k3, policy to base; of a sample of tokens unless it is in the loss), ``learning_rate``; where they are at
             work ``kl_coefficient``, ``entropy_coefficient`` (after the step), ``kl_reward`` (KL taken from the reward, a token),
-            ``weight`` (mean importance weight) and the algorithm's own; counts ``tokens`` (sampled), ``tokens_all``, ``rows``
-            (computed), ``sequences``, ``sequences_skipped``, ``updates``, ``bad_updates``; ``seconds_pack``, ``seconds_forward``,
-            ``seconds_backward``, ``seconds_optimizer``.
+            ``weight`` (mean importance weight) and the algorithm's own; where trajectories bring routes, before the first update,
+            ``route_flips`` (share of tokens that some layer's router would have sent elsewhere than the sampler's did),
+            ``route_flips_layer`` (the same of tokens and layers), ``kl_sampler_flipped`` and ``kl_sampler_kept`` (of tokens
+            with and without a flip); counts ``tokens`` (sampled), ``tokens_all``, ``rows`` (computed), ``sequences``,
+            ``sequences_skipped``, ``updates``; ``bad_updates`` and ``rollbacks`` of the run so far; ``seconds_pack``,
+            ``seconds_forward``, ``seconds_backward``, ``seconds_optimizer``. None that is not finite.
 
         Raises:
             ValueError: a malformed trajectory.
-            TrainingDiverged: the third update in a row with a loss or gradient that is not finite.
+            TrainingDiverged: three updates in a row had a loss or gradient that is not finite, and no rollback is left.
         """
-        self._clock = dict.fromkeys(("pack", "forward", "backward", "optimizer"), 0.0)
-        return self._update(samples(trajectories, advantages, self.policy.config.vocab_size))
+        return self._guarded(lambda: self._update(samples(trajectories, advantages, self.policy.config.vocab_size)))
+
+    def _guarded(self, step: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """The metrics of a step, with its seconds; one that can't be taken is counted like an update that was dropped."""
+        self.passes.seconds = dict.fromkeys(_PHASES, 0.0)
+        try:
+            metrics = step()
+        except Unmeasurable as e:
+            self.guard.failed(str(e))
+            self.steps += 1
+            metrics = {"updates": 0} | self._counts()
+        metrics |= {f"seconds_{phase}": seconds for phase, seconds in self.passes.seconds.items()}
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+    def _counts(self) -> dict[str, float]:
+        return {"bad_updates": self.guard.bad_updates, "rollbacks": self.guard.rollbacks}
 
     def _update(self, everyone: list[Sample]) -> dict[str, float]:
         section, algorithm = self.recipe.algorithm, self.algorithm
+        self.passes.check(everyone)
         rate = learning_rate(self.recipe.learner, self.steps, self.recipe.run.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -149,9 +187,8 @@ class Learner:
             "surprisal": -sum(float(s.logprob.sum()) for s in everyone) / max(1, sampled),
         }
         metrics |= self._kl_to_base(everyone)
-        if algorithm.proximal == "learner" and section.epochs * section.minibatches > 1:
-            start = self._measure(everyone, False).logprob
-            everyone = [replace(s, old_logprob=old) for s, old in zip(everyone, start, strict=True)]
+        if section.epochs * section.minibatches > 1:
+            everyone = self._as_it_stands(everyone)
         silent = algorithm.zero_is_silent and not algorithm.has_other_terms
         rows, losses, norms = 0, [], []
         skipped = 0
@@ -168,6 +205,7 @@ class Learner:
                 count = sums["tokens"]
                 if total is None:
                     metrics |= {"logprob_gap": gap / float(count), "kl_sampler": float(sums["kl_old"] / count)}
+                    metrics |= self.replayer.metrics(self.world) if self.replayer else {}
                 norm = self._step(loss)
                 if norm is not None:
                     losses.append(loss)
@@ -176,7 +214,7 @@ class Learner:
                     measured = float(sums["kl_base"] / count) if algorithm.needs_base else None
                     self.coefficients = algorithm.adapt(self.coefficients, measured, float(sums["entropy"] / count))
         self.steps += 1
-        metrics |= {"rows": rows, "sequences_skipped": skipped, "updates": len(losses), "bad_updates": self.bad_updates}
+        metrics |= {"rows": rows, "sequences_skipped": skipped, "updates": len(losses)} | self._counts()
         if total is not None:
             means = {name: float(value) / float(total["tokens"]) for name, value in total.items() if name != "tokens"}
             metrics |= {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}
@@ -190,26 +228,20 @@ class Learner:
             metrics["kl_coefficient"] = self.coefficients.kl
         if algorithm.entropy_target is not None:
             metrics["entropy_coefficient"] = self.coefficients.applied_entropy
-        return metrics | {f"seconds_{k}": v for k, v in self._clock.items()}
+        return metrics
 
-    def _measure(self, members: Sequence[Sample], by_base: bool) -> Measured:
-        """Log-probabilities of the members' sampled tokens as the policy (or the base) stands, without gradient."""
-        logprob, value = ([np.zeros(0)] * len(members) for _ in range(2))
-        critic = None if by_base else self.critic
-        share = attention.shares_prefixes(self.device)
-        groups = [s.group for s in members] if share else None
-        for chosen in plan([s.tokens for s in members], groups, self.recipe.learner.tokens_per_microbatch):
-            b = collate([members[i] for i in chosen], self.device, share)
-            lengths = [len(members[i].target) for i in chosen]
-            with self._timed("forward"), torch.no_grad():
-                with self.policy.base() if by_base else critic.watching() if critic else nullcontext():
-                    logprob_M, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
-                for i, part in zip(chosen, logprob_M.double().cpu().split(lengths), strict=True):
-                    logprob[i] = part.numpy()
-                if critic:
-                    for i, part in zip(chosen, critic.values(b.rows_M).double().cpu().split(lengths), strict=True):
-                        value[i] = part.numpy()
-        return Measured(logprob, value if critic else None)
+    def _as_it_stands(self, everyone: list[Sample]) -> list[Sample]:
+        """Samples with what the step's later updates need of the policy that it began with."""
+        proximal = self.algorithm.proximal == "learner"
+        record = self.replayer is not None and self.replayer.mode == "learner"
+        if not (proximal or record):
+            return everyone
+        start = self.passes.measure(everyone, False, record)
+        if proximal:
+            everyone = [replace(s, old_logprob=old) for s, old in zip(everyone, start.logprob, strict=True)]
+        if start.routes is not None:
+            everyone = [replace(s, old_routes=old) for s, old in zip(everyone, start.routes, strict=True)]
+        return everyone
 
     def _minibatches(self, everyone: Sequence[Sample]) -> Iterator[list[Sample]]:
         """Whole groups, in random order, as even as they divide."""
@@ -221,36 +253,39 @@ class Learner:
             chosen = set(shuffled[n::count])
             yield [s for s in everyone if s.group in chosen]
 
-    def _batches(self, members: Sequence[Sample], budget: int) -> Iterator[Batch]:
-        share = attention.shares_prefixes(self.device)
-        groups = [s.group for s in members] if share else None
-        for chosen in plan([s.tokens for s in members], groups, budget):
-            with self._timed("pack"):
-                batch = collate([members[i] for i in chosen], self.device, share)
-            yield batch
-
     def _accumulate(self, members: Sequence[Sample], totals: Totals) -> tuple[float, Sums, int, float]:
-        """Gradient of one optimizer update, micro-batch by micro-batch: loss, sums, rows, sum of |log-ratio|."""
-        algorithm = self.algorithm
+        """Gradient of one optimizer update, micro-batch by micro-batch: loss, sums, rows, sum of |log-ratio|. Of all learners."""
         self._zero_grad()
+        mine = [members[i] for i in self.passes.share(members)]
+        idle = not mine  # fewer sequences than learners: what is computed of one gives the names of the sums, and no more
         total, sums, rows, gap = 0.0, None, 0, 0.0
-        for b in self._batches(members, self.recipe.learner.tokens_per_microbatch):
-            with self._timed("forward"):
-                base = None
-                if algorithm.needs_base:
-                    with self.policy.base():
-                        base, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
-                with self.critic.watching() if self.critic else nullcontext():
-                    logprob, entropy = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
-                loss, part = algorithm.loss(self._tokens(b, logprob, entropy, base), totals, self.coefficients)
-            with self._timed("backward"):
+        for _, b in self.passes.batches(mine or members[:1]):
+            with self.passes.timed("forward"), torch.set_grad_enabled(not idle):
+                base = self.passes.base_run(b) if self.algorithm.needs_base else None
+                logprob, entropy, own_TLK = self.passes.policy_run(b)
+                loss, part = self.algorithm.loss(self._tokens(b, logprob, entropy, base), totals, self.coefficients)
+            if idle:
+                sums = {name: torch.zeros_like(value) for name, value in part.items()}
+                break
+            if self.replayer is not None and own_TLK is not None:
+                self.replayer.count(own_TLK, b, logprob.detach())
+            with self.passes.timed("backward"):
                 loss.backward()
             total += float(loss.detach())
             sums = part if sums is None else _added(sums, part)
             rows += b.packed.tokens_T.numel()
             gap += float((logprob.detach() - b.sampler_logprob_M).abs().sum())
         assert sums is not None
-        return total, sums, rows, gap
+        return (total, sums, rows, gap) if self.world is None else self._everyones(self.world, total, sums, rows, gap)
+
+    def _everyones(self, world: World, total: float, sums: Sums, rows: int, gap: float) -> tuple[float, Sums, int, float]:
+        """What ``_accumulate`` gives, of all ranks; their gradients are added up, too."""
+        with self.passes.timed("backward"):
+            world.add_gradients(self.guard.parameters)
+            names = sorted(sums)
+            total, all_rows, gap, *values = world.add_numbers([total, rows, gap, *(float(sums[name]) for name in names)])
+        like = sums[names[0]]
+        return total, {n: like.new_tensor(v) for n, v in zip(names, values, strict=True)}, int(all_rows), gap
 
     def _tokens(self, b: Batch, logprob: Tensor, entropy: Tensor, base: Tensor | None) -> Tokens:
         old, sampler = b.sampler_logprob_M, None
@@ -277,25 +312,19 @@ class Learner:
 
     def _step(self, loss: float) -> float | None:
         """Clip and apply the gradient; the norm before clipping, or None where the update was dropped as not finite."""
-        with self._timed("optimizer"):
+        with self.passes.timed("optimizer"):
             parameters = [p for _, p in self.policy.named_parameters()]
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.learner.max_grad_norm))
-            if torch.isfinite(torch.tensor([loss, norm])).all() and (self.critic is None or self.critic.finite()):
-                self.optimizer.step()
-                if self.critic:
-                    self.critic.step()
-                self._zero_grad()
-                self.version += 1
-                self.bad_in_a_row = 0
-                return norm
+            finite = math.isfinite(loss) and math.isfinite(norm) and (self.critic is None or self.critic.finite())
+            if finite and self.critic:
+                self.critic.clip()
+            applied = finite and self.guard.apply()
         self._zero_grad()
-        self.bad_updates += 1
-        self.bad_in_a_row += 1
-        if self.bad_in_a_row >= self.max_bad_updates:
-            raise TrainingDiverged(
-                f"loss {loss} or gradient norm {norm} was not finite in {self.bad_in_a_row} updates in a row; the adapter is the "
-                "last good one. The last checkpoint stands; resume it with a lower learner.learning_rate or learner.max_grad_norm"
-            )
+        if applied:
+            self.version += 1
+            return norm
+        what = f"loss {loss} or gradient norm {norm} was not finite" if not finite else "the adapter was not finite after it"
+        self.guard.failed(what)
         return None
 
     def _kl_to_base(self, everyone: Sequence[Sample]) -> dict[str, float]:
@@ -306,20 +335,10 @@ class Learner:
                 chosen.append(s)
         if not chosen:
             return {}
-        with self._timed("forward"), torch.no_grad():
-            b = collate(chosen, self.device, attention.shares_prefixes(self.device))
-            policy, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
-            with self.policy.base():
-                base, _ = self.policy.logprobs(b.packed, b.rows_M, b.target_M, b.temperature_M)
+        with self.passes.timed("forward"), torch.no_grad():
+            b = self.passes.batch(chosen)
+            policy, base = self.passes.policy_run(b)[0], self.passes.base_run(b)
         return {"kl_base": float(kl.k3(policy, base).mean())}
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._clock[phase] = self._clock.get(phase, 0.0) + time.perf_counter() - start
 
     # ---- scoring --------------------------------------------------------------------------------------------------
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as hf_logging
 
 from frontier_tune.contracts import BadInput
-from frontier_tune.experts import canonical, families, lora_experts
+from frontier_tune.experts import canonical, families, lora_experts, selection
+from frontier_tune.experts.routing import trainer
 from frontier_tune.learning import attention, fused, memory
 from frontier_tune.learning.logprobs import token_logprobs
 from frontier_tune.learning.packing import Packed
@@ -44,13 +44,17 @@ class Policy:
         if adapter.experts:
             lora_experts.install(self.peft)
         fused.install(self.peft)
+        if device.type == "cpu":  # the sampler's plugin routes by the same op there, and by vLLM's own elsewhere
+            trainer.install(self.peft, strict=False)  # NaN logits make a loss of NaN, which the learner skips and counts
         self.peft.eval().to(device)  # eval: no dropout, no router jitter; gradients flow all the same
         self.device = device
         self.rank, self.scaling = adapter.rank, adapter.alpha / adapter.rank
+        self.selection: selection.Selection | None = None  # the experts that learn; None: all
         self._backbone: nn.Module = causal.model
         self._head: Tensor = causal.lm_head.weight
         self._rows: Tensor | None = None
-        _limit_rows(self._backbone, lambda: self._rows)
+        self.whole = False  # run the last MLP on all rows, whichever are needed
+        _limit_rows(self._backbone, lambda: self._rows, self.last_rows)
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.peft.named_parameters() if p.requires_grad]
@@ -69,6 +73,10 @@ class Policy:
         if needed.numel() < rows.numel():
             hidden = hidden.index_select(0, place)
         return token_logprobs(hidden, self._head, targets, temperature)
+
+    def last_rows(self) -> Tensor | None:
+        """The rows that the last MLP is run on; None for all."""
+        return None if self.whole else self._rows
 
     @contextmanager
     def base(self) -> Iterator[None]:
@@ -94,7 +102,7 @@ class Policy:
     @contextmanager
     def adapter_of(self, directory: str | Path) -> Iterator[None]:
         """While inside, the adapter's values are those of a PEFT directory. Raises BadInput where that is of another shape."""
-        config, other = canonical.read_config(directory), load_file(str(Path(directory) / canonical.WEIGHTS))
+        config, other = canonical.read_config(directory), selection.load_tensors(directory)
         kept = {name: t.detach().clone() for name, t in self.state().items()}
         shapes = {name: t.shape for name, t in kept.items()}
         if {name: t.shape for name, t in other.items()} != shapes or canonical.scaling_of(config) != self.scaling:
@@ -133,16 +141,16 @@ def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
     return result
 
 
-def _limit_rows(backbone: nn.Module, rows: Any) -> None:
+def _limit_rows(backbone: nn.Module, rows: Any, mlp_rows: Any) -> None:
     """After the last attention only the rows that predict a token matter: run the last MLP and the last norm on those alone.
 
-    ``rows()`` is the [M] index of them, or None for all. The model then returns [1, M, H].
+    ``rows()`` is the [M] index of them, or None for all; ``mlp_rows()`` the same for the MLP. The model then returns [1, M, H].
     """
     mlp, norm = backbone.layers[-1].mlp, backbone.norm
     mlp_forward, norm_forward = mlp.forward, norm.forward
 
     def limited_mlp(hidden: Tensor) -> Tensor:
-        index = rows()
+        index = mlp_rows()
         if index is None:
             return mlp_forward(hidden)
         return torch.zeros_like(hidden).index_copy(1, index, mlp_forward(hidden.index_select(1, index)))

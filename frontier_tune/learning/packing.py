@@ -64,7 +64,8 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     return int(differs[0]) if len(differs) else shortest
 
 
-def _units(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None) -> list[list[int]]:
+def units(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None) -> list[list[int]]:
+    """Indexes of the sequences of each group, in the order of their first; without groups each sequence alone."""
     by_group: dict[int, list[int]] = {}
     for i in range(len(sequences)):
         by_group.setdefault(i if groups is None else groups[i], []).append(i)
@@ -79,7 +80,7 @@ def plan(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None, budge
     batches: list[list[int]] = []
     current: list[int] = []
     used = 0
-    for unit in _units(sequences, groups):
+    for unit in units(sequences, groups):
         prefix = common_prefix([sequences[i] for i in unit]) if len(unit) > 1 else 0
         fresh = True  # the prefix counts once a micro-batch
         for i in unit:
@@ -95,12 +96,20 @@ def plan(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None, budge
     return batches
 
 
-def pack(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None = None, device: torch.device | str = "cpu") -> Packed:
-    """Lay sequences out as rows. Sequences of one group share the rows of their common prefixes. None may be empty."""
+def pack(
+    sequences: Sequence[Sequence[int]],
+    groups: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    keys: Sequence[Sequence[int]] | None = None,
+) -> Packed:
+    """Lay sequences out as rows. Sequences of one group share the rows of their common prefixes. None may be empty.
+
+    ``keys``: what prefixes are compared by where equal tokens are not enough (forced routes); default: the tokens.
+    """
     if any(len(s) == 0 for s in sequences):
         raise ValueError("an empty sequence can't be packed")
-    layout = _Layout(sequences)
-    for unit in _units(sequences, groups):
+    layout = _Layout(sequences, sequences if keys is None else keys)
+    for unit in units(sequences, groups):
         layout.node(unit, 0, -1)
 
     def tensor(values: list[np.ndarray]) -> Tensor:
@@ -115,8 +124,8 @@ def pack(sequences: Sequence[Sequence[int]], groups: Sequence[int] | None = None
 class _Layout:
     """Rows as they are laid out, node by node."""
 
-    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
-        self.sequences = sequences
+    def __init__(self, sequences: Sequence[Sequence[int]], keys: Sequence[Sequence[int]]) -> None:
+        self.sequences, self.keys = sequences, keys
         self.total = 0
         self.tokens: list[np.ndarray] = []
         self.positions: list[np.ndarray] = []
@@ -126,15 +135,15 @@ class _Layout:
 
     def node(self, members: list[int], first: int, parent: int) -> None:
         """Lay out what ``members`` share from position ``first`` below the segment ``parent``, then what they don't."""
-        end = common_prefix([self.sequences[i] for i in members])
+        end = common_prefix([self.keys[i] for i in members])
         start = self._segment(members, first, end, parent)
         below, node = self.total, len(self.segments) - 1 if end > first else parent
         branches: dict[int, list[int]] = {}
         for i in members:
             if len(self.sequences[i]) > end:
-                branches.setdefault(self.sequences[i][end], []).append(i)
+                branches.setdefault(self.keys[i][end], []).append(i)
         for branch in branches.values():
-            saved = (common_prefix([self.sequences[i] for i in branch]) - end) * (len(branch) - 1)
+            saved = (common_prefix([self.keys[i] for i in branch]) - end) * (len(branch) - 1)
             for part in [branch] if saved >= _MIN_SAVED_ROWS else [[i] for i in branch]:
                 self.node(part, end, node)
         if below > start and self.total > below:

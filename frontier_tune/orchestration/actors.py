@@ -1,38 +1,37 @@
 """The three Ray actors of a run, each one process: episodes (with its environment workers), sampler (vLLM), learner.
 
-``Crew.start`` starts them side by side and hands out plain handles: ``handle.method(...)`` waits for the result and raises the
-actor's own typed error; ``handle.submit("method", ...)`` and ``wait`` let the caller look up from time to time.
+``crew.Crew.start`` starts them side by side.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from frontier_tune.contracts import Completion, EpisodeSpec, FrontierTuneError, Request, Task, Trajectory
+from frontier_tune.contracts import Blame, Completion, EpisodeSpec, FrontierTuneError, Request, Task, Trajectory
+from frontier_tune.orchestration.handle import STACKS, Handle
 from frontier_tune.recipe import Recipe
-from frontier_tune.sampling.environment import engine_environment
 
 if TYPE_CHECKING:
+    from frontier_tune.episodes.play import Watch
+    from frontier_tune.episodes.stream import Group, Played, Stream
     from frontier_tune.evaluation.canaries import CanaryScores
 
 Environments = Mapping[str, tuple[str, dict[str, Any]]]
 
 
-class ActorDied(FrontierTuneError):
-    """A process of the run ended by itself (out of memory, a crash in native code). The run can be resumed."""
-
-    exit_code = 4
-
-
 def _open_log(path: str | None) -> None:
-    """Send this process's stdout and stderr, native code's too, to the run's log (None: leave them)."""
+    """Send this process's stdout and stderr, native code's too, to the run's log (None: leave them).
+
+    So are the stacks of all its threads, whenever it gets the signal STACKS: of a process that is stuck in native code, too.
+    """
     if path is None:
         return
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -41,6 +40,7 @@ def _open_log(path: str | None) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
+    faulthandler.register(STACKS, file=2, all_threads=True)
 
 
 class SamplerActor:
@@ -50,16 +50,25 @@ class SamplerActor:
         _open_log(log)
         from frontier_tune.sampling.engine import VLLMSampler
 
-        self._sampler = VLLMSampler(base_dir, recipe.sampler, recipe.adapter, seed=recipe.seed, log_file=log)
+        routes = recipe.algorithm.replay == "sampler"
+        self._sampler = VLLMSampler(base_dir, recipe.sampler, recipe.adapter, seed=recipe.seed, log_file=log, routes=routes)
 
-    def exchange(self, requests: Sequence[Request]) -> list[Completion]:
-        return self._sampler.exchange(requests)
+    def exchange(
+        self, requests: Sequence[Request], client: str = "", version: int | None = None, wait: float | None = None
+    ) -> list[Completion]:
+        return self._sampler.exchange(requests, client, version, wait)
 
     def score(self, sequences: Sequence[Sequence[int]], version: int) -> list[list[float]]:
         return self._sampler.score(sequences, version)
 
-    def sync(self, adapter_dir: str, version: int) -> None:
-        self._sampler.sync(adapter_dir, version)
+    def sync(self, adapter_dir: str, version: int, activate: bool = True) -> None:
+        self._sampler.sync(adapter_dir, version, activate)
+
+    def version(self) -> int:
+        return self._sampler.version()
+
+    def release(self, version: int) -> None:
+        self._sampler.release(version)
 
     def resident(self, version: int) -> Mapping[str, str]:
         return self._sampler.resident(version)
@@ -71,17 +80,22 @@ class SamplerActor:
 class LearnerActor:
     """The learner, and its canary adapter for the parity gate."""
 
-    def __init__(self, base_dir: str, recipe: Recipe, log: str | None) -> None:
+    def __init__(self, base_dir: str, recipe: Recipe, log: str | None, world: Any = None) -> None:
         _open_log(log)
         from frontier_tune.learning.learner import Learner
 
-        self._learner = Learner(base_dir, recipe)
+        self._learner = Learner(base_dir, recipe, world=world)
 
     def learn(self, batches: Sequence[Sequence[Trajectory]]) -> Mapping[str, float]:
         return self._learner.learn(batches)
 
     def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]:
         return self._learner.score(sequences, adapter_dir)
+
+    def start_from(self, directory: str) -> None:
+        from frontier_tune.learning import warm_start
+
+        warm_start.start_from(self._learner, directory)
 
     def write_canary(self, directory: str, dtype: str) -> Mapping[str, str]:
         from frontier_tune.orchestration import canary
@@ -110,50 +124,102 @@ class EpisodeActor:
 
     def __init__(self, base_dir: str, recipe: Recipe, root: str, environments: Environments, sampler: Any, log: str) -> None:
         _open_log(log)
+        self._base, self._recipe, self._root, self._environments, self._log = base_dir, recipe, root, environments, log
+        self._sampler = Handle(sampler, log, "sampler")
+        self._side = _PlaySide(self._sampler)
+        self._watch: Watch | None = None
+        self._open: dict[str, tuple[Any, Any]] = {}
+        self._stream: Stream | None = None
+        self._done = self._idle = 0
+        self._environment("workflow")
+
+    def renderer(self, tools: Sequence[dict[str, Any]]) -> Any:
         from frontier_tune.orchestration.preflight import make_renderer
 
-        self._recipe, self._root, self._environments, self._log = recipe, root, environments, log
-        self._make_renderer = lambda tools: make_renderer(Path(base_dir), tools)
-        self._sampler = Handle(sampler, log)
-        self._open: dict[str, tuple[Any, Any]] = {}
-        self._done = 0
-        self._environment("workflow")
+        return make_renderer(Path(self._base), tools)
 
     def _environment(self, name: str) -> tuple[Any, Any]:
         """The pool and the renderer of an environment, started at its first use."""
-        from frontier_tune.sandbox.pool import EnvironmentPool
-
         if name not in self._open:
-            path, options = self._environments[name]
-            env = self._recipe.environment
-            pool = EnvironmentPool(path, self._root, options, env.workers, env.step_timeout_s, log=self._log)
-            self._open[name] = pool, self._make_renderer(pool.description["schemas"])
+            self._open[name] = self._start(name)
         return self._open[name]
 
+    def _start(self, name: str) -> tuple[Any, Any]:
+        from frontier_tune.sandbox.pool import EnvironmentPool
+
+        path, options = self._environments[name]
+        env = self._recipe.environment
+        real = env.allow_real_writes if name == "workflow" else ()
+        pool = EnvironmentPool(path, self._root, options, env.workers, env.step_timeout_s, log=self._log, allow_real_writes=real)
+        return pool, self.renderer(pool.description["schemas"])
+
     def play(self, specs: Sequence[EpisodeSpec], where: str = "workflow") -> list[Trajectory]:
-        from frontier_tune.episodes import play
+        from frontier_tune.episodes.play import Watch, play
 
         pool, renderer = self._environment(where)
         env, sampler = self._recipe.environment, self._recipe.sampler
         played = []
-        self._done = 0
+        self._done, self._watch = 0, Watch()
         for trajectory in play(
             specs,
             pool,
             renderer,
-            self._sampler,
+            self._side,
             max_turns=env.max_turns,
             max_tokens_per_turn=env.max_tokens_per_turn,
             max_model_len=sampler.max_model_len,
             concurrency=sampler.max_sequences,
+            lockstep=self._recipe.run.deterministic,
+            watch=self._watch,
         ):
             played.append(trajectory)
             self._done = len(played)
+        self._watch = None
         return played
 
-    def progress(self) -> int:
-        """Episodes finished of those that ``play`` is at."""
-        return self._done
+    def stream_put(self, groups: Sequence[Group]) -> None:
+        """Play ``groups`` while others call for other things; a thread and environments of its own, from the first call on."""
+        from frontier_tune.episodes.stream import Limits, Stream
+
+        if self._stream is None:
+            env, sampler, retry = self._recipe.environment, self._recipe.sampler, self._recipe.reliability
+            self._stream = Stream(
+                self._start,
+                _StreamSide(self._sampler),
+                Limits(env.max_turns, env.max_tokens_per_turn, sampler.max_model_len, sampler.max_sequences),
+                tries={Blame.INFRASTRUCTURE: retry.infrastructure_tries, Blame.ENVIRONMENT: retry.environment_tries},
+                restart=self._recipe.overlap.on_update == "restart",
+                lockstep=self._recipe.run.deterministic,
+            )
+        self._stream.put(groups)
+
+    def stream_take(self, seconds: float) -> list[Played]:
+        return self._stream.take(seconds) if self._stream else []
+
+    def stream_drop(self, ids: Sequence[str]) -> None:
+        if self._stream:
+            self._stream.drop(ids)
+
+    def stream_close(self) -> None:
+        if self._stream:
+            self._stream.close()
+        self._stream = None
+
+    def progress(self) -> dict[str, Any]:
+        """How far ``play`` and the stream are: ``moves`` stands still only where somebody is waited for, ``waiting`` says who;
+        ``episodes`` that are done, and the ``slowest`` of those under way."""
+        stream: dict[str, Any] = (
+            self._stream.progress() if self._stream else {"moves": 0, "waiting": "", "busy": False, "slowest": []}
+        )
+        if self._watch is None and not stream["busy"]:  # at something else
+            self._idle += 1
+        slowest = [*(self._watch.slowest() if self._watch else []), *stream["slowest"]]
+        return {
+            "moves": self._idle + self._side.moves + self._done + stream["moves"],
+            "waiting": "sampler" if self._side.waiting else stream["waiting"],
+            "episodes": self._done,
+            "slowest": sorted(slowest, key=lambda e: -e["seconds"])[:3],
+        }
 
     def canaries(self, heldout: Sequence[Task], train: Sequence[Task]) -> CanaryScores:
         from frontier_tune.evaluation.canaries import run_canaries
@@ -161,72 +227,39 @@ class EpisodeActor:
         return run_canaries(self._environment("workflow")[0], heldout, train, max_turns=self._recipe.environment.max_turns)
 
     def close(self) -> None:
+        self.stream_close()
         for pool, _ in self._open.values():
             pool.close()
 
 
-class Handle:
-    """An actor as if it were here."""
+class _PlaySide:
+    """The sampler as ``play``'s: a client of its own, and a count of the turns that came back."""
 
-    def __init__(self, actor: Any, log: str) -> None:
-        self._actor, self._log = actor, log
+    def __init__(self, sampler: Handle) -> None:
+        self._sampler, self._client = sampler, f"play-{os.getpid()}"
+        self.moves, self.waiting = 0, False
 
-    def submit(self, method: str, *args: Any) -> Any:
-        return getattr(self._actor, method).remote(*args)
+    def exchange(self, requests: Sequence[Request]) -> list[Completion]:
+        self.waiting = True
+        done: list[Completion] = self._sampler.exchange(requests, self._client)
+        self.waiting = False
+        self.moves += len(done)
+        return done
 
-    def get(self, ref: Any) -> Any:
-        try:
-            return ray.get(ref)
-        except ray.exceptions.RayTaskError as e:
-            if isinstance(e.cause, FrontierTuneError):
-                raise e.cause from None
-            raise
-        except ray.exceptions.RayActorError as e:
-            raise ActorDied(
-                f"a process of the run died ({str(e).splitlines()[0]}); the last lines of {self._log} tell more"
-            ) from None
-
-    def wait(self, ref: Any, every: Callable[[], None], seconds: float = 0.5) -> Any:
-        """The result of ``ref``, calling ``every`` about each half second until it is there."""
-        while not ray.wait([ref], timeout=seconds)[0]:
-            every()
-        return self.get(ref)
-
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        if method.startswith("_"):
-            raise AttributeError(method)
-        return lambda *args: self.get(self.submit(method, *args))
+    def score(self, sequences: Sequence[Sequence[int]], version: int) -> list[list[float]]:
+        found: list[list[float]] = self._sampler.score(sequences, version)
+        return found
 
 
-@dataclass
-class Crew:
-    """The actors of one run. ``learner`` is missing where nothing is trained (evaluation of an adapter)."""
+class _StreamSide:
+    """The sampler as a stream's: a client of its own, so that its completions go to nobody else."""
 
-    episodes: Handle
-    sampler: Handle
-    learner: Handle
-    actors: list[Any]
+    def __init__(self, sampler: Handle) -> None:
+        self._sampler = sampler
 
-    @classmethod
-    def start(cls, base_dir: Path, recipe: Recipe, root: Path, environments: Environments, log: Path, learn: bool = True) -> Crew:
-        """Start all at once (Ray must be up) and wait until they stand. Raises their typed errors."""
-        base, where = str(base_dir), str(log)
-        threads = {"OMP_NUM_THREADS": str(recipe.learner.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        sampler = _actor(SamplerActor, engine_environment(recipe.sampler.threads), 8).remote(base, recipe, where)
-        episodes = _actor(EpisodeActor, {"OMP_NUM_THREADS": "1"}, 2).remote(base, recipe, str(root), environments, sampler, where)
-        threads["PYTHONPATH"] = str(root)  # where an algorithm of the workspace's own is imported from
-        learner = _actor(LearnerActor, threads, 1).remote(base, recipe, where) if learn else None
-        actors = [a for a in (episodes, sampler, learner) if a is not None]
-        crew = cls(Handle(episodes, where), Handle(sampler, where), Handle(learner, where), actors)
-        for handle in (Handle(a, where) for a in actors):
-            handle.get(handle.submit("started"))
-        return crew
-
-    def close(self) -> None:
-        """End the actors and what they started: asked first, so that they clear up, then killed."""
-        ray.wait([h.submit("close") for h in (self.sampler, self.episodes)], num_returns=2, timeout=10)
-        for actor in self.actors:
-            ray.kill(actor)
+    def exchange(self, requests: Sequence[Request], wait: float) -> list[Completion]:
+        done: list[Completion] = self._sampler.exchange(requests, "stream", None, wait)
+        return done
 
 
 def _tells(cls: type) -> type:
@@ -241,15 +274,17 @@ def _tells(cls: type) -> type:
             except FrontierTuneError as e:
                 self._refused = e
 
-        def started(self) -> None:
+        def started(self) -> tuple[str, int]:
+            """Host and process."""
             if self._refused is not None:
                 raise self._refused
+            return socket.gethostname(), os.getpid()
 
     Telling.__name__ = Telling.__qualname__ = cls.__name__
     return Telling
 
 
-def _actor(cls: type, env_vars: dict[str, str], concurrency: int) -> Any:
+def remote(cls: type, env_vars: dict[str, str], concurrency: int) -> Any:
     here = str(Path(__file__).resolve().parents[2])  # actors import this very package, from wherever the command was started
     inherited = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), env_vars.get("PYTHONPATH", "")]
     path = os.pathsep.join(dict.fromkeys([here, *filter(None, inherited)]))

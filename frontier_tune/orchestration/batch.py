@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.contracts import Blame, EpisodeSpec, Trajectory
-from frontier_tune.orchestration.actors import Handle
+from frontier_tune.orchestration.handle import Handle
+from frontier_tune.orchestration.retry import ONCE_MORE, Retry
 
 if TYPE_CHECKING:
     from frontier_tune.algorithms.base import Algorithm
 
+Lost = Callable[[Sequence[EpisodeSpec], int], None]  # episodes that are played again, and the number of the try that lost them
+
 
 @dataclass
 class Batch:
-    """Trajectories in the order of their plan, group by group. Failures that are not the agent's stay in, untrainable."""
+    """Trajectories in the order of their plan, group by group. Failures that are not the agent's stay in, untrainable.
+
+    ``retried``: episodes played again; ``tries``: how often groups were, by number, where they were.
+    """
 
     trajectories: list[Trajectory]
     group_size: int
     retried: int = 0
+    tries: dict[int, int] = field(default_factory=dict)
 
     @property
     def trainable(self) -> list[Trajectory]:
@@ -110,32 +118,59 @@ class Batch:
 
 
 def play(
-    episodes: Handle, specs: Sequence[EpisodeSpec], every: Callable[[], None], where: str = "workflow"
+    episodes: Handle,
+    specs: Sequence[EpisodeSpec],
+    every: Callable[[], None],
+    where: str = "workflow",
+    retry: Retry = ONCE_MORE,
+    lost: Lost | None = None,
 ) -> tuple[list[Trajectory], int]:
-    """Play ``specs``; those that the infrastructure failed once more, with the same seeds. ``every`` is called while waiting.
+    """Play ``specs``; those that failed through no fault of the agent again, with the same seeds, as often as ``retry`` allows.
 
-    Returns the trajectories in the order of ``specs``, and how many were played twice. One episode that takes its worker down
-    fails all others there: without a second try they would leave an evaluation, or a baseline, for nothing that they did.
+    ``every`` is called while waiting. ``lost`` is told, before each further try, which episodes are played again. Returns the
+    trajectories in the order of ``specs``, and how many were played more than once. One episode that takes its worker down fails
+    all others there: without a second try they would leave an evaluation, or a baseline, for nothing that they did.
     """
     slots = {(s.group, s.member): i for i, s in enumerate(specs)}
     ordered: list[Trajectory | None] = [None] * len(specs)
-    pending, retried = list(specs), 0
-    for attempt in range(2):
+    pending, again = list(specs), set[int]()
+    for attempt in itertools.count(1):
         for trajectory in episodes.wait(episodes.submit("play", pending, where), every):
             ordered[slots[trajectory.spec.group, trajectory.spec.member]] = trajectory
-        pending = [t.spec for t in ordered if t and t.failure and t.failure.blame is Blame.INFRASTRUCTURE]
-        if not pending or attempt:
+        pending = retry.again([t for t in ordered if t], attempt)
+        if not pending:
             break
-        retried = len(pending)
-    lost = [s for s, t in zip(specs, ordered, strict=True) if t is None]
-    if lost:
+        again |= {slots[s.group, s.member] for s in pending}
+        if lost:
+            lost(pending, attempt)
+        retry.pause(attempt, every)
+    missing = [s for s, t in zip(specs, ordered, strict=True) if t is None]
+    if missing:
+        first = missing[0]
         raise RuntimeError(
-            f"{len(lost)} of {len(specs)} planned episodes never came back, first: group {lost[0].group}, member {lost[0].member}"
+            f"{len(missing)} of {len(specs)} planned episodes never came back, first: group {first.group}, member {first.member}"
         )
-    return [t for t in ordered if t], retried
+    return [t for t in ordered if t], len(again)
 
 
-def collect(episodes: Handle, specs: Sequence[EpisodeSpec], every: Callable[[], None], where: str = "workflow") -> Batch:
+def collect(
+    episodes: Handle,
+    specs: Sequence[EpisodeSpec],
+    every: Callable[[], None],
+    where: str = "workflow",
+    retry: Retry = ONCE_MORE,
+    lost: Lost | None = None,
+) -> Batch:
     """A step's episodes, as ``play`` plays them."""
-    trajectories, retried = play(episodes, specs, every, where)
-    return Batch(trajectories, 1 + max(s.member for s in specs), retried)
+    tries: dict[int, int] = {}
+
+    def count(again: Sequence[EpisodeSpec], attempt: int) -> None:
+        if retry.whole and len(again) == len(specs):
+            tries.clear()
+        else:
+            tries.update({s.group: attempt for s in again})
+        if lost:
+            lost(again, attempt)
+
+    trajectories, retried = play(episodes, specs, every, where, retry, count)
+    return Batch(trajectories, 1 + max(s.member for s in specs), retried, tries)

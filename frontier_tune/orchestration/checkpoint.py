@@ -1,11 +1,13 @@
 """Checkpoints that are whole or not there: written aside, fsynced, listed in a manifest with digests, then renamed.
 
 A checkpoint is a directory ``step-000010`` with ``learner/`` (weights and optimizer, by the learner), ``loop.json`` (step,
-version, counters), ``recipe.json`` and ``manifest.json`` (SHA-256 of every other file). The newest that verifies is loaded.
+version, counters, the ledger's mark), ``recipe.json`` and ``manifest.json`` (SHA-256 of every other file). The newest that
+verifies is loaded. At no moment, whenever the process is killed, is there none: a new one is there before an old one goes.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,30 +17,40 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontier_tune.contracts import BadInput
+from frontier_tune.contracts import BadInput, LimitReached
+from frontier_tune.orchestration.ledger import Mark
 from frontier_tune.recipe import Recipe
 
 if TYPE_CHECKING:
     from frontier_tune.orchestration.batch import Batch
 
 KEPT = 2
+_REPLACED = ".replaced"
 # What may differ between the run that wrote a checkpoint and the one that resumes it: how long to go on, where, and how
 # cautiously (what a diverged run is told to change).
 MAY_DIFFER = (
     "run.steps",
     "run.max_tokens",
     "run.max_hours",
+    "run.max_cost",
+    "run.rates",
     "run.max_failure_share",
     "run.directory",
     "run.stop_at_success",
     "learner.learning_rate",
     "learner.max_grad_norm",
+    "reliability",
 )
+MARGIN = 16 * 2**20  # bytes that a checkpoint leaves free: other files of the run grow, too
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass
 class LoopState:
-    """Where the loop stands. ``step`` counts finished steps; the plan of groups follows from it and the recipe's seed."""
+    """Where the loop stands. ``step`` counts finished steps; the plan of groups follows from it and the recipe's seed.
+
+    ``ahead``: groups of later steps of the plan that were trained already, as overlap.Window counts them, by kind of tasks.
+    """
 
     step: int = 0
     version: int = 0
@@ -47,9 +59,18 @@ class LoopState:
     episodes: int = 0
     retried: int = 0
     masked: int = 0
+    dropped: int = 0
+    silent: int = 0
     seconds: float = 0.0
     tolerance: float | None = None
     recent_success: list[float] = field(default_factory=list)
+    ahead: dict[str, list[int]] = field(default_factory=dict)
+    ledger: Mark = Mark()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> LoopState:
+        """What ``asdict`` gave; a state of before there was a ledger has none."""
+        return cls(**data | {"ledger": Mark(**data.get("ledger", {}))})
 
     def add(self, step: int, batches: Sequence[Batch], seconds: float, window: int) -> None:
         """Count a finished step: the workflow's batch first, then what was rehearsed."""
@@ -74,7 +95,13 @@ def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Dotted keys whose values differ, without those that may."""
     a, b = dict(flatten(old)), dict(flatten(new))
-    return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and k not in MAY_DIFFER)
+    return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and not may_differ(k))
+
+
+def may_differ(key: str) -> bool:
+    """Whether a run may be resumed with another value of ``key``; of a section in MAY_DIFFER every key may change."""
+    parts = key.split(".")
+    return any(".".join(parts[:n]) in MAY_DIFFER for n in range(1, len(parts) + 1))
 
 
 def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> None:
@@ -88,10 +115,15 @@ def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> None:
 
 
 def save(directory: Path, state: LoopState, recipe: Recipe, save_learner: Callable[[str], object]) -> Path:
-    """Write ``step-<n>`` under ``directory`` and keep the newest two. ``save_learner`` writes into the path it is given."""
+    """Write ``step-<n>`` under ``directory`` and keep the newest two. ``save_learner`` writes into the path it is given.
+
+    Raises LimitReached, the checkpoints of before untouched, where the disk is full or about to be.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     final, work = directory / f"step-{state.step:06d}", directory / f".writing-{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
+    for left in directory.glob(".writing-*"):  # of a process that was killed; the run's lock says that there is no other now
+        shutil.rmtree(left)
+    _require_space(directory)
     (work / "learner").mkdir(parents=True)
     try:
         save_learner(str(work / "learner"))
@@ -101,15 +133,46 @@ def save(directory: Path, state: LoopState, recipe: Recipe, save_learner: Callab
         (work / "manifest.json").write_text(json.dumps({"step": state.step, "files": files}, indent=1))
         for path in [*work.rglob("*"), work]:
             _fsync(path)
-        if final.exists():  # the same step again, after a resume: the old one goes only now
-            shutil.rmtree(final)
+        # The same step again, after a resume: until the new one has the name, the old one stands by its side, and verifies.
+        replaced = directory / f"{final.name}{_REPLACED}"
+        if final.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(final, replaced)
         os.replace(work, final)
         _fsync(directory)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except Exception as e:
+        if _is_full(e):
+            raise LimitReached(f"{_no_space(directory)}; nothing of the new checkpoint is left") from e
+        raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
     for old in sorted(directory.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
     return final
+
+
+def _require_space(directory: Path) -> None:
+    """Raises LimitReached where a checkpoint of the size of the last one would not fit."""
+    last = max(directory.glob("step-*"), default=None)
+    wanted = MARGIN + (sum(p.stat().st_size for p in last.rglob("*") if p.is_file()) if last else 0)
+    if shutil.disk_usage(directory).free < wanted:
+        raise LimitReached(f"{_no_space(directory)}: a checkpoint needs about {wanted / 2**20:.0f} MiB")
+
+
+def _no_space(directory: Path) -> str:
+    free = shutil.disk_usage(directory).free / 2**20
+    return f"{directory}: no room for a checkpoint ({free:.0f} MiB free); free some. The checkpoints of before are untouched"
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether ``error``, or what caused it in another process, says that the disk is full."""
+    while error is not None:
+        # safetensors and Ray tell of the system's error in their text alone.
+        if getattr(error, "errno", None) in _FULL or any(f"os error {n})" in str(error) for n in _FULL):
+            return True
+        error = getattr(error, "cause", None) or error.__cause__
+    return False
 
 
 def problem(path: Path) -> str | None:
@@ -137,7 +200,7 @@ def newest(directory: Path, recipe: Recipe, warn: Callable[[str], None]) -> tupl
             warn(f"{path}: damaged checkpoint passed over: {wrong}")
             continue
         same_recipe(Recipe.model_validate_json((path / "recipe.json").read_text()), recipe, path)
-        return path, LoopState(**json.loads((path / "loop.json").read_text()))
+        return path, LoopState.from_json(json.loads((path / "loop.json").read_text()))
     raise BadInput(
         f"{directory}: no checkpoint that verifies, so there is nothing to resume; start the run again without --resume"
     )

@@ -7,9 +7,12 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 _SCRATCH = "ft-ray-"
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -49,17 +52,23 @@ PROXIES |= {k: "localhost,127.0.0.1,::1" for k in ("no_proxy", "NO_PROXY")}
 def local_ray(actors: int = 8) -> Iterator[None]:
     """A Ray instance of our own for the body's duration: no dashboard page, no usage statistics, nothing on the terminal.
 
-    Its files live in a temporary directory that is removed afterwards.
+    Its files live in a temporary directory that is removed afterwards. Its processes are in sessions of their own, for which Ray
+    has no setting: a signal to the command's whole process group (Ctrl-C in a terminal, ``timeout``, a scheduler) asks the run
+    alone to save and stop, and doesn't end under its hands those that it needs for that.
     """
     import ray
+    from ray._private import services, worker
 
     if _TOO_LATE:
         raise RuntimeError("ray was imported before frontier_tune.orchestration, which settles its environment; import it after")
     clear_leftovers()
     scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir="/tmp")  # short: socket paths are limited to 107 bytes
     tempfile.gettempdir()  # settled here and now, before TMPDIR changes for the others
+    apart = {"ConsolePopen": partial(services.ConsolePopen, start_new_session=True)}
+    mute = {"print_to_stdstream": lambda data, ignore_prefix: None}  # of the raylet about each death; ours say it better
     try:
-        with _environment(PROXIES | {"TMPDIR": scratch}):  # so that a killed actor's temporary files go with the rest
+        # TMPDIR: so that a killed actor's temporary files go with the rest.
+        with _changed(services, apart), _environment(PROXIES | {"TMPDIR": scratch}):
             ray.init(
                 address="local",
                 num_cpus=actors,  # a count of actors: threads are shared out by the recipe
@@ -71,7 +80,8 @@ def local_ray(actors: int = 8) -> Iterator[None]:
                 _node_ip_address="127.0.0.1",
                 _temp_dir=scratch,
             )
-        yield
+        with _changed(worker, mute):
+            yield
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -83,6 +93,19 @@ def clear_leftovers() -> None:
         pid = path.name.removeprefix(_SCRATCH).partition("-")[0]
         if pid.isdigit() and path.stat().st_uid == os.getuid() and not Path(f"/proc/{pid}").exists():
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _changed(module: ModuleType, values: Mapping[str, Any]) -> Iterator[None]:
+    """Other values for names of a module, for the body's duration."""
+    before = {name: getattr(module, name) for name in values}
+    for name, value in values.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
 
 
 @contextmanager

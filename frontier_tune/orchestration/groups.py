@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from frontier_tune.contracts import EpisodeSpec, Task
 
@@ -16,6 +17,14 @@ from frontier_tune.contracts import EpisodeSpec, Task
 def derive_seed(*parts: int | str) -> int:
     """A 31-bit seed by hashing ``parts``: neighbours in any part are unrelated."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, epoch: int, tasks: int) -> tuple[int, ...]:
+    """The shuffled order of an epoch's tasks."""
+    order = list(range(tasks))
+    random.Random(derive_seed("epoch", seed, epoch)).shuffle(order)
+    return tuple(order)
 
 
 @dataclass(frozen=True)
@@ -35,9 +44,7 @@ class GroupPlan:
     def task_of(self, position: int) -> Task:
         """The task of the run's ``position``-th group, counted from 0 over all steps."""
         epoch, index = divmod(position, len(self.tasks))
-        order = list(range(len(self.tasks)))
-        random.Random(derive_seed("epoch", self.seed, epoch)).shuffle(order)
-        return self.tasks[order[index]]
+        return self.tasks[_order(self.seed, epoch, len(self.tasks))[index]]
 
     def step(self, step: int) -> list[EpisodeSpec]:
         """Episodes of one step, group by group. [groups_per_step * group_size]"""
@@ -48,6 +55,7 @@ class GroupPlan:
                 member=member,
                 seed=derive_seed("episode", self.seed, step, group, member),
                 temperature=self.temperature,
+                step=step,
             )
             for group in range(self.groups_per_step)
             for member in range(self.group_size)

@@ -1,10 +1,10 @@
-"""The loop: plan groups, play them, learn from what scored, sync the adapter, prove the sync, write it down. Synchronous."""
+"""The loop: plan groups, play them, learn from what scored, sync the adapter, prove the sync, write it down."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,14 +12,19 @@ from typing import Any
 from frontier_tune.algorithms import registry
 from frontier_tune.algorithms.base import Algorithm
 from frontier_tune.contracts import EpisodeSpec, GateFailed, LimitReached
-from frontier_tune.orchestration import checkpoint
-from frontier_tune.orchestration.actors import Crew
-from frontier_tune.orchestration.batch import Batch, collect
+from frontier_tune.orchestration import checkpoint, limits
+from frontier_tune.orchestration.batch import Batch
+from frontier_tune.orchestration.batches import Source, Synchronous, numbered
 from frontier_tune.orchestration.checkpoint import LoopState
+from frontier_tune.orchestration.crew import Crew
 from frontier_tune.orchestration.dynamic import informative, top_up
 from frontier_tune.orchestration.groups import GroupPlan
+from frontier_tune.orchestration.handle import ActorDied
+from frontier_tune.orchestration.ledger import Ledger
 from frontier_tune.orchestration.parity import ParityGate
+from frontier_tune.orchestration.retry import Retry
 from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.orchestration.status import Status
 from frontier_tune.orchestration.stop import Stopped, StopRequest
 from frontier_tune.recipe import Recipe
 
@@ -41,10 +46,19 @@ class Loop:
     log: Callable[[dict[str, Any]], None]
     stop: StopRequest
     probe: Callable[[int], dict[str, Any]] | None = None
+    overlapped: Source | None = None
+    ledger: Ledger = None  # type: ignore[assignment]  # where none is given, the run's, as it stood at ``state``
+    status: Status = field(default_factory=Status)
+    _whole: bool = True  # the learner holds ``state``, not a part of the step after it
     _phases: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.ledger is None:
+            self.ledger = Ledger.open(self.run.ledger, self.state.ledger)
+
     def train(self) -> LoopState:
-        """Raises Stopped (saved), LimitReached (saved), GateFailed (not saved: the last checkpoint stands)."""
+        """Raises Stopped (saved), LimitReached (saved), GateFailed (not saved: the last checkpoint stands), ActorDied (saved
+        where the learner lives and isn't in the middle of a step)."""
         try:
             while self.state.step < self.recipe.run.steps and not self._good_enough():
                 self.stop.check()
@@ -55,6 +69,11 @@ class Loop:
         except GRACEFUL:
             self.save()
             raise
+        except ActorDied as e:
+            if self._whole and e.role != "learner":
+                with suppress(ActorDied):
+                    self.save()
+            raise
         self.save()
         return self.state
 
@@ -63,8 +82,8 @@ class Loop:
         self._phases = {}
 
         with self._phase("sampling"):
-            batch = collect(self.crew.episodes, self.plan.step(self.state.step), every=self.stop.check)
-            more, rehearsed = self._top_up(batch, began), self._rehearse()
+            batch = self.source.workflow(self.state.step)
+            more, rehearsed = self._top_up(batch, began), self.source.rehearsal(self.state.step)
         self._write([batch, *more])
         self._accept([batch, *more])
         self._accept(rehearsed)
@@ -72,10 +91,18 @@ class Loop:
         metrics: dict[str, Any] = {}
         chosen = informative([batch, *more], self.plan.groups_per_step) if more else batch
         learned = [b for b in (chosen, *rehearsed) if b.trajectories]
-        if any(b.has_signal(self.algorithm) for b in learned):  # without a difference in the rewards nothing is taught
+        taught = any(b.has_signal(self.algorithm) for b in learned)  # without a difference in the rewards nothing is taught
+        self._whole = False
+        self.state.silent = 0 if taught else self.state.silent + 1
+        if taught:
             with self._phase("learning"):
-                metrics |= self.crew.learner.learn([b.trajectories for b in learned])
+                metrics |= self.crew.learner.learn(numbered(learned))
             metrics |= self._hand_over()
+        played = [t for b in (batch, *more, *rehearsed) for t in b.trajectories]
+        self.state.dropped += self.ledger.settle(
+            number, self.state.version if taught else None, played, [t for b in learned for t in b.trajectories]
+        )
+        metrics |= self.source.learned(self.state)
         for general in rehearsed:
             metrics |= {"rehearsal_success": general.success, "rehearsal_tokens": general.tokens_sampled}
         if more:
@@ -83,12 +110,18 @@ class Loop:
 
         seconds = time.monotonic() - began
         self.state.add(number, [batch, *rehearsed, *more], seconds, RUNNING)
+        self.state.ledger = self.ledger.mark
+        self._whole = True
         row = {
             "step": number,
             "time": time.time(),
             "seconds": seconds,
             **batch.metrics(seconds),
             **metrics,
+            **limits.spent(self.recipe, self.state.tokens_sampled, self.state.seconds),
+            "restarts": self.status.restarts,
+            "dropped_groups": self.state.dropped,
+            "silent_steps": self.state.silent,
             "phases": self._phases,
         }
         try:
@@ -96,6 +129,13 @@ class Loop:
                 row["probe"] = self.probe(number)
         finally:  # the step is done and counted, also where its probe was stopped
             self.log(row)
+
+    @cached_property
+    def source(self) -> Source:
+        """Groups played for the step that learns from them, unless they overlap with learning (``run.staleness``)."""
+        return self.overlapped or Synchronous(
+            self.crew.episodes, self.plan, self.rehearsal, self.stop.check, self.ledger, Retry.of(self.recipe)
+        )
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -112,7 +152,7 @@ class Loop:
         played = [batch]
 
         def play(specs: Sequence[EpisodeSpec]) -> Batch:
-            played.append(collect(self.crew.episodes, specs, self.stop.check))
+            played.append(self.source.more(specs))
             return played[-1]
 
         def go_on() -> bool:
@@ -127,12 +167,6 @@ class Loop:
             self._write(played)  # whoever looks for the cause finds the episodes
             raise
         return more
-
-    def _rehearse(self) -> list[Batch]:
-        """General tasks besides, if the recipe asks for them: groups that all succeed teach nothing, lost skills come back."""
-        if self.rehearsal is None:
-            return []
-        return [collect(self.crew.episodes, self.rehearsal.step(self.state.step), self.stop.check, "general")]
 
     def _hand_over(self) -> dict[str, Any]:
         """The learner's new adapter becomes the sampler's policy, as a version of its own, and the gate proves it."""
@@ -152,7 +186,8 @@ class Loop:
         return {"parity": found}
 
     def save(self) -> None:
-        """A checkpoint of everything that the next step depends on."""
+        """A checkpoint of everything that the next step depends on; first the ledger, that its mark may point at."""
+        self.ledger.sync()
         checkpoint.save(self.run.checkpoints, self.state, self.recipe, self.crew.learner.save)
 
     def _good_enough(self) -> bool:
@@ -165,16 +200,19 @@ class Loop:
     def _accept(self, played: Sequence[Batch]) -> None:
         """Raises GateFailed or LimitReached where a step must not learn from what it has played of one kind of tasks."""
         for batch in played:
-            self._on_policy(batch)
+            self._fresh(batch)
         if played:
             self._within_failures(played)
 
-    def _on_policy(self, batch: Batch) -> None:
-        """Every token is of the policy that was synced last: the ratio of the loss is taken against that one."""
-        others = sorted({v for t in batch.trainable for v, m in zip(t.versions, t.mask, strict=True) if m} - {self.state.version})
+    def _fresh(self, batch: Batch) -> None:
+        """No token is of a policy older than ``run.staleness`` updates, 0: only of the one synced last; nor of any other's."""
+        now, bound = self.state.version, self.recipe.run.staleness
+        found = {v for t in batch.trainable for v, m in zip(t.versions, t.mask, strict=True) if m}
+        others = sorted(v for v in found if not now - bound <= v <= now)
         if others:
             raise GateFailed(
-                f"sampling: the step has tokens of policy versions {others}, but {self.state.version} was synced last"
+                f"sampling: the step has tokens of policy versions {others}, but {now} was synced last"
+                + (f" and run.staleness is {bound}" if bound else "")
             )
 
     def _within_limits(self) -> None:
@@ -184,12 +222,7 @@ class Loop:
 
     def _used_up(self, tokens: int = 0, seconds: float = 0.0) -> str | None:
         """Which budget is used up, if one is, after so many tokens and seconds of a step that isn't counted yet."""
-        run, tokens, seconds = self.recipe.run, self.state.tokens_sampled + tokens, self.state.seconds + seconds
-        if run.max_tokens is not None and tokens >= run.max_tokens:
-            return f"{tokens:,} tokens sampled, run.max_tokens is {run.max_tokens:,}"
-        if run.max_hours is not None and seconds >= run.max_hours * 3600:
-            return f"{seconds / 3600:.2f} h of training, run.max_hours is {run.max_hours:g}"
-        return None
+        return limits.used_up(self.recipe, self.state.tokens_sampled + tokens, self.state.seconds + seconds, self.state.dropped)
 
     def _within_failures(self, played: Sequence[Batch]) -> None:
         """All batches as one: a round of one group says little about the infrastructure."""
@@ -204,6 +237,7 @@ class Loop:
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         began = time.monotonic()
+        self.status.phase(name, self.state)
         try:
             yield
         finally:

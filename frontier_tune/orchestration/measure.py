@@ -12,8 +12,8 @@ from frontier_tune.contracts import Blame, EpisodeSpec, Failure, LimitReached, T
 from frontier_tune.evaluation import evaluate as evaluation
 from frontier_tune.evaluation import summary
 from frontier_tune.evaluation.evaluate import Scores
-from frontier_tune.orchestration.actors import Crew
 from frontier_tune.orchestration.batch import play
+from frontier_tune.orchestration.crew import Crew
 from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.orchestration.preflight import Ready
 from frontier_tune.orchestration.run_dir import RunDir

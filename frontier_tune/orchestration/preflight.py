@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import BadInput, Failure, Message, Task
+from frontier_tune.orchestration import overlap
 from frontier_tune.orchestration import plan as plans
+from frontier_tune.orchestration.base import find
 from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.recipe import Recipe
 
@@ -84,28 +86,52 @@ def environment_options(recipe: Recipe, root: Path) -> dict[str, Any]:
     return options
 
 
+def check_effects(recipe: Recipe, root: Path, effects: Mapping[str, Any]) -> None:
+    """Raises BadInput where a tool writes to production and the recipe or the policy file does not allow it.
+
+    ``effects``: what the environment declares, by tool.
+    """
+    from frontier_tune.governance import policy
+    from frontier_tune.sdk.effects import check_allowed
+
+    path, allowed = recipe.environment.path, recipe.environment.allow_real_writes
+    check_allowed(path, effects, allowed)
+    real = [name for name, effect in effects.items() if effect == "real"]
+    unnamed = [name for name in real if name not in allowed]
+    if unnamed:
+        raise BadInput(
+            f"environment: {path} has tools that write to production: {', '.join(unnamed)}; declare them virtual "
+            f"(@tool(effect='virtual')), or name them in environment.allow_real_writes: [{', '.join(real)}]"
+        )
+    policy.load(root).require_real_writes(path, real)
+
+
 def check(recipe: Recipe, recipe_file: Path) -> Ready:
     """Load and check base, adapter, environment, tasks, memory. Raises BadInput; starts no training."""
     from transformers import AutoConfig
 
     from frontier_tune.algorithms import registry
-    from frontier_tune.bases import load
     from frontier_tune.experts import families
     from frontier_tune.native import build
     from frontier_tune.sdk.tasks import check_disjoint
 
     root = find_root(recipe, recipe_file)
-    registry.build(recipe, root)  # an unknown algorithm, or settings that don't fit together
-    base = load(recipe.base).directory
+    overlap.check(recipe, registry.build(recipe, root))  # an unknown algorithm, or settings that don't fit together
+    base = find(recipe)
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     families.peft_config(recipe.adapter, config)  # a dense base, or targets that match nothing
-    _check_lengths(recipe, config)
+    plans.require(recipe, config)  # what a plan may ask for and this version can't run
+    check_lengths(recipe, config)
     build.build()  # here, once, where a missing compiler is told clearly: actors load what lies there then
     env = recipe.environment
     options = environment_options(recipe, root)
     with environment(env.path, root, options) as pool:
-        train = _tasks(pool, "train", env.train_tasks, recipe.seed)
-        heldout = _tasks(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
+        check_effects(recipe, root, pool.description["effects"])
+        train = draw(pool, "train", env.train_tasks, recipe.seed)
+        if env.accepted_tasks:
+            known = {t.hash for t in train}
+            train += [t for t in _accepted(root / env.accepted_tasks) if t.hash not in known]
+        heldout = draw(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
         check_disjoint(train, heldout)
         renderer = make_renderer(base, pool.description["schemas"])
         begun = [_begin(pool, task) for task in [*train[:TRIED], *heldout[:TRIED]]]
@@ -115,9 +141,15 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     check_disjoint(rehearsal, general)
     openings = _rendered(recipe, renderer, begun)
     plan = plans.make(recipe, config, root, recipe_file.stem)
-    directory = Path(recipe.run.directory) if recipe.run.directory else root / "runs"
+    directory = run_directory(recipe, root)
     plans.require_resources(plan, directory)
+    plans.require_here(plan, directory)
     return Ready(recipe, recipe_file.stem, root, base, config, options, plan, train, heldout, general, rehearsal, openings)
+
+
+def run_directory(recipe: Recipe, root: Path) -> Path:
+    """Where runs of the recipe are written."""
+    return Path(recipe.run.directory) if recipe.run.directory else root / "runs"
 
 
 def make_renderer(base: Path, tools: Sequence[dict[str, Any]]) -> Any:
@@ -133,18 +165,29 @@ def make_renderer(base: Path, tools: Sequence[dict[str, Any]]) -> Any:
     return renderer_for(tokenizer, tools)
 
 
-def _tasks(pool: Any, split: str, n: int, seed: int) -> list[Task]:
+def draw(pool: Any, split: str, n: int, seed: int) -> list[Task]:
+    """Tasks of a split. Raises BadInput where there are none."""
     tasks: list[Task] = pool.tasks(split, n, seed)
     if not tasks:
         raise BadInput(f"environment: the {split} task set is empty; let tasks() return at least one")
     return tasks
 
 
+def _accepted(directory: Path) -> list[Task]:
+    """Tasks that a person accepted from traces of work."""
+    from frontier_tune.traces.store import Store
+
+    found = [p.task for p in Store.open(directory).proposals if p.status == "accepted" and p.task]
+    if not found:
+        raise BadInput(f"environment.accepted_tasks: {directory} has none; accept some with: frontier-tune traces accept")
+    return found
+
+
 def _general(root: Path, split: str, n: int, seed: int) -> list[Task]:
     if n == 0:
         return []
     with environment(GENERAL, root, {}) as pool:
-        return _tasks(pool, split, n, seed)
+        return draw(pool, split, n, seed)
 
 
 def _begin(pool: Any, task: Task) -> list[Message]:
@@ -162,7 +205,8 @@ def _begin(pool: Any, task: Task) -> list[Message]:
                 return [Message(**m) for m in result["messages"]]
 
 
-def _check_lengths(recipe: Recipe, config: Any) -> None:
+def check_lengths(recipe: Recipe, config: Any) -> None:
+    """Raises BadInput where the context is longer than the base's."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions and recipe.sampler.max_model_len > positions:
         raise BadInput(

@@ -2,6 +2,7 @@
 
 recipe.yaml      the resolved recipe            evaluation.json  base and tuned on the same held-out tasks
 metrics.jsonl    one row a step                 record.json      digests of everything that went in
+ledger.jsonl     every group, chained           events.jsonl     starts, stops, deaths, restarts
 rollouts/        readable episodes              report.html      curves, before and after
 checkpoints/     the newest two                 adapter/         the result, in PEFT's format
 sync/v000012/    adapter versions in flight     engine.log       what the engines had to say
@@ -38,6 +39,9 @@ class RunDir:
     record = property(lambda self: self.root / "record.json")
     report = property(lambda self: self.root / "report.html")
     engine_log = property(lambda self: self.root / "engine.log")
+    ledger = property(lambda self: self.root / "ledger.jsonl")
+    events = property(lambda self: self.root / "events.jsonl")
+    status = property(lambda self: self.root / "status.json")
 
     def adapter_version(self, version: int) -> Path:
         return self.root / "sync" / f"v{version:06d}"
@@ -80,6 +84,20 @@ class RunDir:
             os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
+
+    def owner(self) -> int | None:
+        """The process that holds the lock now, or None."""
+        if not (self.root / "lock").is_file():
+            return None
+        handle = os.open(self.root / "lock", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a shared lock: two who ask don't see each other
+        except OSError:
+            return int(os.read(handle, 200).split()[0] or 0)
+        else:
+            return None
+        finally:
+            os.close(handle)
 
     def __enter__(self) -> RunDir:
         return self if self._lock is not None else self.lock()

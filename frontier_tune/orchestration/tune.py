@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from frontier_tune.contracts import FrontierTuneError
-from frontier_tune.orchestration import checkpoint, measure, run_dir
+from frontier_tune.contracts import FrontierTuneError, LimitReached
+from frontier_tune.orchestration import measure, run_dir, warm_start
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.cluster import local_ray
+from frontier_tune.orchestration.events import Events
 from frontier_tune.orchestration.groups import GroupPlan, derive_seed
 from frontier_tune.orchestration.measure import Measure, Side
 from frontier_tune.orchestration.preflight import Ready
 from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.orchestration.status import Status
 from frontier_tune.orchestration.stop import Stopped, StopRequest
 
 Note = Callable[[str], None]
@@ -30,22 +34,56 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
     Raises Stopped and LimitReached with the run saved, GateFailed where the parity gate refuses to go on, BadInput where a
     checkpoint doesn't fit the recipe.
     """
+    from frontier_tune.orchestration import recover
+    from frontier_tune.orchestration.supervise import Supervisor
+
     started = time.time()
     run.write_recipe(ready.recipe)
     run.point_latest(ready.root)
+    start = warm_start.run(ready, run, note)
     with StopRequest() as stop, crew_of(ready, run, note) as crew:
         stop.install()
-        state, at = _where(ready, run, note) if resume else (LoopState(), None)
+        state, at = recover.where(ready, run, note) if resume else (LoopState(), None)
         scores = Measure(ready, run, crew, stop.check, note)
+        events, status = Events(run.events), Status(run.status, ready.recipe)
+        events.log("resumed" if resume else "started", step=state.step, pid=os.getpid())
+        supervisor = Supervisor(ready.recipe.reliability, events, note, stop.check)
+        crew.episodes.on_beat = status.beat
+
+        def go_back(error: Any) -> None:
+            nonlocal state, at
+            status.restarts += 1
+            status.phase("restarting")
+            state, at = recover.go_back(error, ready, run, crew, note)
+            events.log("restarted", step=state.step)
+
         try:
-            base, canaries = _before(scores, ready, run, note, reuse=resume)
-            state = _train(ready, run, crew, state, at, scores, stop, note)
+            status.phase("evaluating the base")
+            base, canaries = supervisor.run(
+                lambda tries: _before(scores, ready, run, note, reuse=resume or tries > 0),
+                lambda error: recover.replace(error, crew),
+            )
+            if start is not None:
+                supervisor.run(
+                    lambda tries: warm_start.evaluate(ready, run, crew, scores, resume, tries),
+                    lambda error: recover.replace(error, crew),
+                )
+            state = supervisor.run(lambda _: _train(ready, run, crew, state, at, start, scores, stop, note, status), go_back)
             note(f"evaluating the tuned model: {len(ready.heldout)} held-out tasks")
-            tuned = scores.side("tuned")
+            status.phase("evaluating the tuned model", state)
+            policy = str(run.adapter), state.version
+            tuned = supervisor.run(
+                lambda tries: scores.side("tuned", reuse=tries > 0), lambda error: recover.replace(error, crew, policy)
+            )
         except Stopped as e:
+            events.log("stopped", code=e.exit_code)
             raise Stopped(e.exit_code - 128, f"stopped; what is done is saved in {run.root}") from None
+        except FrontierTuneError as e:
+            events.log("limit" if isinstance(e, LimitReached) else "failed", message=str(e))
+            raise
     cost = {"seconds": state.seconds, "steps": state.step, "tokens_sampled": state.tokens_sampled, "updates": state.version - 1}
     content = measure.write(run, base, tuned, canaries, cost)
+    events.log("finished", step=state.step)
     finish(ready, run, started)
     return content
 
@@ -53,7 +91,7 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
 @contextmanager
 def crew_of(ready: Ready, run: RunDir, note: Note, learn: bool = True) -> Iterator[Any]:
     """Ray and the actors, up for the body's duration. A failure of theirs names the run's log."""
-    from frontier_tune.orchestration.actors import Crew
+    from frontier_tune.orchestration.crew import Crew
 
     note("starting sampler, learner and environments" if learn else "starting sampler and environments")
     with local_ray():
@@ -62,18 +100,6 @@ def crew_of(ready: Ready, run: RunDir, note: Note, learn: bool = True) -> Iterat
             yield crew
         finally:
             crew.close()
-
-
-def _where(ready: Ready, run: RunDir, note: Note) -> tuple[LoopState, Path | None]:
-    """The state to go on from: of the newest checkpoint, or the beginning where none was written yet."""
-    if not any(run.checkpoints.glob("step-*")):
-        note("no checkpoint was written yet: starting at step 1")
-        run.rewind(0)
-        return LoopState(), None
-    path, state = checkpoint.newest(run.checkpoints, ready.recipe, note)
-    run.rewind(state.step)
-    note(f"resuming after step {state.step} of {ready.recipe.run.steps}")
-    return state, path
 
 
 def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool) -> tuple[Side, dict[str, float]]:
@@ -90,28 +116,46 @@ def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool)
 
 
 def _train(
-    ready: Ready, run: RunDir, crew: Any, state: LoopState, at: Path | None, scores: Measure, stop: StopRequest, note: Note
+    ready: Ready,
+    run: RunDir,
+    crew: Any,
+    state: LoopState,
+    at: Path | None,
+    start: Path | None,
+    scores: Measure,
+    stop: StopRequest,
+    note: Note,
+    status: Status,
 ) -> LoopState:
     from frontier_tune.orchestration.loop import Loop
+    from frontier_tune.orchestration.overlap_source import ActorStreams, Overlapped, SideBySide, overlaps
     from frontier_tune.orchestration.parity import ParityGate, make_probes
     from frontier_tune.reporting.display import make_display
     from frontier_tune.reporting.metrics import Sinks
 
     recipe = ready.recipe
+    serving = crew.sampler.version()
+    if overlaps(recipe):
+        crew = replace(crew, sampler=SideBySide(crew.sampler))
     if at is not None:
         crew.learner.load(str(at / "learner"))
+    elif start is not None:
+        crew.learner.start_from(str(start))
     state.version = max(1, state.version)  # 0 is the base without an adapter
     shutil.rmtree(run.root / "sync", ignore_errors=True)
     probes = make_probes(ready.openings, recipe.parity.probe_sequences, recipe.sampler.max_model_len - 16)
     gate = ParityGate(crew.learner, crew.sampler, probes, recipe.sampler.dtype, recipe.parity.tolerance or state.tolerance)
     adapter = str(run.adapter_version(state.version))
     crew.learner.save_adapter(adapter)
-    found = gate.start(state.version, adapter, str(run.canary(state.version)))
+    if serving == state.version:  # another process died, the sampler goes on
+        gate.check(state.version)
+    else:
+        found = gate.start(state.version, adapter, str(run.canary(state.version)))
+        note(
+            f"parity: learner and sampler differ by {found['gap']:.1e} nats a token, tolerance {found['tolerance']:.1e}; "
+            f"the canary moves both by {found['canary_effect']:.2f}"
+        )
     state.tolerance = gate.tolerance
-    note(
-        f"parity: learner and sampler differ by {found['gap']:.1e} nats a token, tolerance {found['tolerance']:.1e}; "
-        f"the canary moves both by {found['canary_effect']:.2f}"
-    )
     algorithm = recipe.algorithm
     groups, size, heat = algorithm.groups_per_step, algorithm.group_size, recipe.sampler.temperature
     plan = GroupPlan(ready.train, recipe.seed, groups, size, heat)
@@ -129,7 +173,14 @@ def _train(
 
         probe = scores.probe if recipe.run.eval_every else None
         try:
-            Loop(recipe, run, crew, plan, rehearsal, gate, state, log, stop, probe).train()
+            loop = Loop(recipe, run, crew, plan, rehearsal, gate, state, log, stop, probe, status=status)
+            if not overlaps(recipe):
+                loop.train()
+            else:
+                streams = ActorStreams([crew.episodes])
+                loop.overlapped = Overlapped(recipe, streams, plan, rehearsal, state, stop.check, loop.ledger)
+                loop.train()
+                streams.close()
         finally:
             sinks.close()
     crew.learner.save_adapter(str(run.adapter))
@@ -171,6 +222,7 @@ def finish(ready: Ready, run: RunDir, started: float) -> None:
         device=_device(),
         workspace=root,
         rewards=root / "rewards",
+        sources=warm_start.sources(run),
     )
     record.write(run.root, record.build(run.root, inputs, started=started, finished=time.time()))
     report.write(run.root)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 _SPARKS = "▁▂▃▄▅▆▇█"
+_SILENT = 3  # steps in a row without an update, from which on a person should know
 _SHOWN_STEPS = 60  # of the sparkline
 
 
@@ -92,6 +93,8 @@ def line(row: Mapping[str, Any], progress: _Progress) -> str:
     failed = _failures(row.get("failures") or {})
     if failed:
         parts.append(f"failures: {failed}")
+    if row.get("silent_steps", 0) >= _SILENT:
+        parts.append(f"no learning signal for {row['silent_steps']} steps: all members of each group score the same")
     if row.get("nonfinite"):
         parts.append("not finite: " + ", ".join(row["nonfinite"]))
     return "  ".join(parts)

@@ -77,12 +77,22 @@ def read(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-            by_step[int(row["step"])] = row
+            if "stage" not in row:  # a supervised stage's update, before the first step: see ``stages``
+                by_step[int(row["step"])] = row
         except (ValueError, KeyError, TypeError) as e:
             if number == len(lines):  # no newline after it: the writer was cut off
                 break
             raise BadInput(f"{path}:{number}: not a metrics row with a 'step' ({e}); the file was damaged") from None
     return [by_step[s] for s in sorted(by_step)]
+
+
+def stages(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The updates of supervised stages before the first step, by stage, in the order in which they were made."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in path.read_bytes().split(b"\n"):
+        if b'"stage"' in line and "stage" in (row := json.loads(line)):
+            found.setdefault(row["stage"], []).append(row)
+    return found
 
 
 def flatten(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -39,6 +39,7 @@ class Contents:
     examples: list[episodes.Example] = field(default_factory=list)
     rollouts: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    warm_start: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, relative: str, read: Callable[[Path], T]) -> T | None:
         """``read`` of a file of the run, or None with a line in ``missing``."""
@@ -70,6 +71,8 @@ def gather(run_dir: Path) -> Contents:
     after = run.take("evaluation/tuned-greedy.jsonl", episodes.read)
     if before and after:
         run.examples = episodes.choose(before, after)
+    if (run_dir / "warm_start.json").is_file():
+        run.warm_start = run.take("warm_start.json", lambda p: list(json.loads(p.read_bytes())["stages"])) or []
     run.rollouts = sorted(p.name for p in (run_dir / "rollouts").glob("*.jsonl"))
     run.missing = list(dict.fromkeys(run.missing))
     return run

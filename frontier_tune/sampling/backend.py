@@ -75,6 +75,7 @@ class Backend:
         seed: int,
         log: Path,
         spool: Path,
+        routes: bool = False,
     ) -> None:
         environment.apply(sampler.threads)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,7 @@ class Backend:
         self.versions = Versions(spool, self.config, rank)
         with _output_to(log):
             self.engine = self._build(sampler, targets, rank, seed, log)
+        self.routes = self._route_store() if routes or sampler.routes else None
 
     def _build(self, sampler: recipe.Sampler, targets: list[str], rank: int, seed: int, log: Path) -> Any:
         import torch
@@ -136,7 +138,7 @@ class Backend:
             max_num_seqs=sampler.max_sequences,
             max_num_batched_tokens=max(self.max_len, 4096),
             kv_cache_memory_bytes=sampler.kv_cache_mb * 2**20,
-            enable_prefix_caching=True,
+            enable_prefix_caching=sampler.prefix_caching,
             **self._cpu_choices(),
             enforce_eager=True,
             logprobs_mode="processed_logprobs",
@@ -167,6 +169,21 @@ class Backend:
             choices["block_size"] = 32
         return choices
 
+    def _route_store(self) -> Any:
+        """Capture of routes, bound to this engine's routers. Raises BadInput where they can't be captured."""
+        from vllm.platforms import current_platform
+
+        from frontier_tune.experts.vllm_plugin_routes import RouteStore
+
+        if not current_platform.is_cpu():
+            raise BadInput(
+                "sampler.routes, algorithm.replay: sampler: routes are captured by the CPU engine alone; use replay: learner"
+            )
+        shape = families.moe_shape(self.config)
+        return RouteStore(
+            self.engine.model_executor.driver_worker.worker.model_runner, shape.layers, shape.num_experts, shape.top_k
+        )
+
     @property
     def manager(self) -> Any:
         """vLLM's LoRA manager: in this process, as there is one worker."""
@@ -185,9 +202,10 @@ class Backend:
             version.name, version.id, str(version.path), is_3d_lora_weight=bool(version.peft.get("target_parameters"))
         )
 
-    def _add(self, tokens: list[int], params: Any, version: Version, done: Callable[[Any], None]) -> None:
+    def _add(self, tokens: list[int], params: Any, version: Version, done: Callable[[Any], None]) -> str:
+        """Open a request; returns vLLM's own name of it."""
         name = str(next(self._ids))
-        self.engine.add_request(name, {"prompt_token_ids": tokens}, params, lora_request=self._lora(version))
+        internal: str = self.engine.add_request(name, {"prompt_token_ids": tokens}, params, lora_request=self._lora(version))
         version.open += 1
 
         def finish(output: Any) -> None:
@@ -195,6 +213,7 @@ class Backend:
             done(output)
 
         self._done[name] = finish
+        return internal
 
     def _check_tokens(self, tokens: list[int], room: int) -> None:
         vocabulary = int(self.config.vocab_size)
@@ -203,12 +222,13 @@ class Backend:
         if len(tokens) > room:
             raise BadInput(f"a sequence of {len(tokens)} tokens; sampler.max_model_len leaves room for {room}")
 
-    def sample(self, request: Request, done: Callable[[Completion], None]) -> None:
-        """Open a request under the current version."""
+    def sample(self, request: Request, done: Callable[[Completion], None], number: int | None = None) -> None:
+        """Open a request under version ``number``, the current one by default."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        p, tokens, version = request.params, list(request.tokens), self.versions.current
+        p, tokens = request.params, list(request.tokens)
+        version = self.versions.current if number is None else self.versions.get(number)
         self._check_tokens(tokens, self.max_len - 1)
         if p.max_tokens < 1 or not p.temperature >= 0:
             raise BadInput(f"request {request.id}: max_tokens {p.max_tokens} and temperature {p.temperature}; at least 1 and 0")
@@ -233,9 +253,12 @@ class Backend:
             reason, error = ("stop" if out.finish_reason == "stop" else "length"), ""
             if not all(math.isfinite(x) for x in logprobs):
                 reason, error = "error", "the sampler's log-probabilities are not finite"
-            done(Completion(request.id, ids, logprobs, version.number, reason, error))  # type: ignore[arg-type]
+            routes = None
+            if self.routes is not None:
+                routes = self.routes.read(internal, request.routes_from, len(tokens) + len(ids) - 1)
+            done(Completion(request.id, ids, logprobs, version.number, reason, error, routes))  # type: ignore[arg-type]
 
-        self._add(tokens, params, version, finish)
+        internal = self._add(tokens, params, version, finish)
 
     def score(self, sequences: list[list[int]], number: int | None, future: Future[list[list[float]]]) -> None:
         """Open one request a sequence; ``future`` gets all log-probabilities when the last is done."""

@@ -34,6 +34,7 @@ class VLLMSampler:
         adapter: the recipe's adapter section, or None for a sampler without LoRA (``sync`` is refused).
         seed: seed of requests that bring none of their own.
         log_file: where vLLM's chatter goes; default: ``engine.log`` in a temporary directory.
+        routes: give the experts of each position with every completion, as ``sampler.routes`` does.
 
     Requests are sampled under the version that is current when they are handed in, to their end. ``version`` 0 is the base.
 
@@ -49,9 +50,11 @@ class VLLMSampler:
         *,
         seed: int = 0,
         log_file: str | Path | None = None,
+        routes: bool = False,
     ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="frontier-tune-sampler-")
         log = Path(log_file) if log_file else Path(self._scratch.name) / "engine.log"
+        spool = Path(self._scratch.name) / "adapters"
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._lock = threading.Condition()
         self._finished: dict[str, list[Completion]] = {}
@@ -62,7 +65,7 @@ class VLLMSampler:
         ready: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run,
-            args=(ready, lambda: Backend(Path(base_dir), sampler, adapter, seed, log, Path(self._scratch.name) / "adapters")),
+            args=(ready, lambda: Backend(Path(base_dir), sampler, adapter, seed, log, spool, routes)),
             name="vllm-engine",
             daemon=True,
         )
@@ -72,19 +75,22 @@ class VLLMSampler:
 
     # ---- what callers use
 
-    def exchange(self, requests: Sequence[Request], client: str = "") -> list[Completion]:
+    def exchange(
+        self, requests: Sequence[Request], client: str = "", version: int | None = None, wait: float | None = None
+    ) -> list[Completion]:
         """Hand in ``requests``; block until at least one of all that ``client`` handed in is finished; return those.
 
-        Returns an empty list at once where nothing is open. A request that can't be run comes back with finish "error".
+        ``version``: the policy to sample under, the current one by default. Returns an empty list at once where nothing is open,
+        and where nothing is finished after ``wait`` seconds. A request that can't be run comes back with finish "error".
         """
         requests = list(requests)
         with self._lock:
             self._check()
             self._open[client] = self._open.get(client, 0) + len(requests)
         if requests:
-            self._put(lambda backend: self._submit(backend, client, requests))
+            self._put(lambda backend: self._submit(backend, client, requests, version))
         with self._lock:
-            self._lock.wait_for(lambda: self._finished.get(client) or self._failure or not self._open.get(client))
+            self._lock.wait_for(lambda: self._finished.get(client) or self._failure or not self._open.get(client), wait)
             if self._failure:
                 self._check()
             done = self._finished.pop(client, [])
@@ -177,10 +183,10 @@ class VLLMSampler:
             with self._lock:
                 self._futures.discard(future)
 
-    def _submit(self, backend: Backend, client: str, requests: list[Request]) -> None:
+    def _submit(self, backend: Backend, client: str, requests: list[Request], version: int | None = None) -> None:
         for request in requests:
             try:
-                backend.sample(request, lambda completion: self._deliver(client, completion))
+                backend.sample(request, lambda completion: self._deliver(client, completion), version)
             except BadInput as e:
                 self._deliver(client, Completion(request.id, (), (), backend.versions.current.number, "error", str(e)))
 

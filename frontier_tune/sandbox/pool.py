@@ -7,6 +7,7 @@ import selectors
 import signal
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,6 +42,7 @@ class EnvironmentPool:
         path, root, options: the environment, as ``sdk.load_environment`` takes it.
         workers: processes. step_timeout_s, start_timeout_s: seconds. memory_mb: address space of each worker.
         log: file that workers' standard error and the environments' prints are appended to; the parent's by default.
+        allow_real_writes: tools with the effect ``real`` that may run; every other one fails the episode that calls it.
 
     Raises BadInput where the environment can't be loaded, WorkerStartError where a worker can't start.
     """
@@ -56,8 +58,10 @@ class EnvironmentPool:
         start_timeout_s: float = 120.0,
         memory_mb: int | None = None,
         log: str | Path | None = None,
+        allow_real_writes: Sequence[str] = (),
     ) -> None:
-        self._setup = {"path": path, "root": str(Path(root).resolve()), "options": options or {}, "memory_mb": memory_mb}
+        self._setup: dict[str, Any] = {"path": path, "root": str(Path(root).resolve()), "options": options or {}}
+        self._setup |= {"memory_mb": memory_mb, "allow_real_writes": list(allow_real_writes)}
         self._step_timeout, self._start_timeout = step_timeout_s, start_timeout_s
         self._log: IO[bytes] | None = open(log, "ab") if log else None  # noqa: SIM115  # closed in close()
         self._selector = selectors.DefaultSelector()
@@ -82,7 +86,7 @@ class EnvironmentPool:
 
     @property
     def description(self) -> dict[str, Any]:
-        """``name``, ``version``, ``schemas`` (tools in OpenAI's format), ``options`` (names) and ``limits``."""
+        """``name``, ``version``, ``schemas`` (tools, OpenAI's format), ``effects`` (by tool), ``options`` (names), ``limits``."""
         return self._description
 
     @property

@@ -1,8 +1,9 @@
 """The process that environments live in: ``python -m frontier_tune.sandbox.worker``, started by EnvironmentPool.
 
 JSON lines come on standard input and go to standard output; the author's code gets neither. First line in:
-``{"path", "root", "options", "memory_mb"}``; first line out: ``{"ready": {...}}`` or ``{"refused": message}``. Then one line in
-``{"id", "slot", "op", "payload"}`` gives one line out ``{"id", "result"}`` or ``{"id", "error": {"kind", "detail"}}``, in order.
+``{"path", "root", "options", "memory_mb", "allow_real_writes"}``; first line out: ``{"ready": {...}}`` or ``{"refused":
+message}``. Then one line in ``{"id", "slot", "op", "payload"}`` gives one line out ``{"id", "result"}`` or
+``{"id", "error": {"kind", "detail"}}``, in order.
 """
 
 from __future__ import annotations
@@ -75,12 +76,15 @@ class Host:
 
             self._code = self._code or CodeSandbox(env.code_limits, env.code_packages)
             env.attach_code(self._code)
+        if any(effect != "own" for effect in env.effects.of_tools.values()):
+            env.effects.prepare(self._setup.get("allow_real_writes", ()))
         return env
 
     def describe(self) -> dict[str, Any]:
         env = self._idle[0]
         options = list(inspect.signature(type(env)).parameters)
-        description = {"name": env.name, "version": env.version, "schemas": env.schemas, "options": options}
+        description: dict[str, Any] = {"name": env.name, "version": env.version, "schemas": env.schemas, "options": options}
+        description["effects"] = {signature.name: signature.effect for signature in env.signatures.values()}
         return description | {"limits": asdict(env.limits), "confinement": self._code.confinement if self._code else None}
 
     def run(self, slot: int, op: str, payload: dict[str, Any]) -> dict[str, Any]:

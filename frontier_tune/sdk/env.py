@@ -18,7 +18,10 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 
 from frontier_tune.contracts import BadInput, Blame, EpisodeFailed, Failure, Message, Task
+from frontier_tune.sdk.effects import Effects
 from frontier_tune.sdk.grammar import GrammarError, ToolCall, parse
+from frontier_tune.sdk.records.overlay import StoreView
+from frontier_tune.sdk.records.store import RecordStore
 from frontier_tune.sdk.rubric import Grade
 from frontier_tune.sdk.spaces import ActionText, MessagesSpace
 from frontier_tune.sdk.tools import Signature, ToolError, collect_tools
@@ -59,6 +62,7 @@ class WorkflowEnv(gymnasium.Env[Observation, str], abc.ABC):
     version: ClassVar[str] = "1"
     limits: ClassVar[Limits] = Limits()
     answer_in_prompt: ClassVar[bool] = False  # the work is to find the answer in the prompt; else env check takes it for a leak
+    recordings: ClassVar[str | None] = None  # file of the mock tools' recorded answers, beside the class's module
     signatures: ClassVar[Mapping[str, Signature]] = {}
     _methods: ClassVar[Mapping[str, str]] = {}
 
@@ -97,6 +101,15 @@ class WorkflowEnv(gymnasium.Env[Observation, str], abc.ABC):
         """Called by a tool: the episode ends with this turn, as if the tool were ``@tool(ends=True)``."""
         self._finished = True
 
+    def attach_store(self, name: str, production: RecordStore) -> StoreView:
+        """A store for tools to work on: production for real tools, an overlay for others. Called in ``__init__`` or ``begin``."""
+        return self.effects.attach(name, production)
+
+    @cached_property
+    def effects(self) -> Effects:
+        """What this environment's tools may touch: stores, recordings, and the real tools that are allowed to run."""
+        return Effects(self)
+
     # The gymnasium interface.
 
     @cached_property
@@ -130,6 +143,8 @@ class WorkflowEnv(gymnasium.Env[Observation, str], abc.ABC):
         self._seconds = 0.0
         self._grade: Grade | None = None
         self._failure: Failure | None = None
+        if "effects" in self.__dict__:
+            self.effects.begin()
         if task is None:
             draw = int(self.np_random.integers(2**31))
             drawn = self._guarded("tasks", lambda: self.tasks("train", 1, draw)[0])
@@ -178,12 +193,14 @@ class WorkflowEnv(gymnasium.Env[Observation, str], abc.ABC):
             call = parse(action, self.signatures)
         except GrammarError as e:
             return Step(action, None, f"error: {e}", True)
-        method = getattr(self, self._methods[call.name])
+        method, signature = getattr(self, self._methods[call.name]), self.signatures[call.name]
         message = ""
 
         def invoke() -> str:
             nonlocal message
             try:
+                if signature.effect != "own":
+                    return self.effects.run(signature, call.arguments, method)
                 return method(**call.arguments)
             except ToolError as e:
                 message = f"error: {e}"
@@ -194,7 +211,7 @@ class WorkflowEnv(gymnasium.Env[Observation, str], abc.ABC):
             return Step(action, call, message, True)
         if not isinstance(result, str) and self._failure is None:
             self._fail(call.name, f"the tool '{call.name}' returned {type(result).__name__}, not text")
-        if self.signatures[call.name].ends:
+        if signature.ends:
             self._finished = True
         return Step(action, call, result or "", False)
 

@@ -9,20 +9,33 @@ import dataclasses
 import inspect
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
 from frontier_tune.contracts import BadInput, Task
 from frontier_tune.sdk.env import WorkflowEnv
+from frontier_tune.sdk.recordings import NO_RECORDING
+from frontier_tune.sdk.records.store import RecordStore, store_digest
 from frontier_tune.sdk.rubric import Rubric
+from frontier_tune.sdk.watch import watching
 
 New = Callable[[], WorkflowEnv]
+MANY_RECORDS = 1000
 
 
 def examine(new: New, what: str, **arguments: Any) -> dict[str, Any]:
-    """``what``: "gymnasium", "tasks" (split, n, seed) or "declared". ``new`` makes a fresh environment. The answer is JSON."""
-    known: dict[str, Callable[..., dict[str, Any]]] = {"gymnasium": gymnasium, "tasks": tasks, "declared": declared}
+    """``what``: "gymnasium", "tasks" (split, n, seed), "declared" or "effects" (episodes). ``new`` makes a fresh environment.
+
+    The answer is JSON.
+    """
+    known: dict[str, Callable[..., dict[str, Any]]] = {
+        "gymnasium": gymnasium,
+        "tasks": tasks,
+        "declared": declared,
+        "effects": effects,
+    }
     if what not in known:
         raise BadInput(f"examine: unknown '{what}'; known: {', '.join(known)}")
     return known[what](new, **arguments)
@@ -68,7 +81,73 @@ def declared(new: New) -> dict[str, Any]:
             sources.append({"name": function.__qualname__, "source": textwrap.dedent(inspect.getsource(function))})
         except OSError:  # made by exec or in an interpreter: there is no text to compare with
             continue
-    return {"answer_in_prompt": env.answer_in_prompt, "graders": sources}
+    return {"answer_in_prompt": env.answer_in_prompt, "effects": env.effects.of_tools, "graders": sources}
+
+
+def effects(new: New, episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Play ``episodes`` ({"task", "script"}) under watch. ``reached``: calls after which an attached store's production differs
+    though the tool is not real; ``outside``: calls that touch files, processes or peers; ``unrecorded``: mocks without an answer.
+
+    ``called``: how often each tool was. Places other than tools are "begin" and "grade". Stores of more than ``MANY_RECORDS`` are
+    compared at an episode's begin and end alone.
+    """
+    found: dict[str, Any] = {"reached": [], "outside": [], "unrecorded": [], "called": Counter()}
+    env = new()
+    held = _Production(env)
+    for episode in episodes:
+        with watching() as events:
+            _, info = env.reset(options={"task": episode["task"]})
+        _note(found, held, events, "begin", "own", over=True)
+        last = len(episode["script"]) - 1
+        for i, text in enumerate(episode["script"]):
+            with watching() as events:
+                *_, terminated, truncated, info = env.step(text)
+            call = env.trace[-1].call
+            place = call.name if call else "grade"
+            found["called"][place] += call is not None
+            over = terminated or truncated or i == last
+            _note(found, held, events, place, env.effects.of_tools.get(place, "own"), over)
+            if info["failure"] and info["failure"]["kind"] == NO_RECORDING:
+                found["unrecorded"].append({"place": place, "detail": info["failure"]["detail"]})
+            if terminated or truncated:
+                break
+        else:
+            env.truncate()
+    env.close()
+    return found
+
+
+class _Production:
+    """What an environment's stores hold in production, as it was when it was last looked at."""
+
+    def __init__(self, env: WorkflowEnv) -> None:
+        self._env = env
+        self._seen: dict[str, tuple[RecordStore, str]] = {}
+        self.changed(over=True)
+
+    def changed(self, over: bool) -> list[str]:
+        """Names of stores that are no longer what they were. One that was attached since is looked at for the first time."""
+        changed = []
+        for name, store in self._env.effects.production.items():
+            known = self._seen.get(name)
+            if known is not None and known[0] is store and not over and _records(store) > MANY_RECORDS:
+                continue
+            digest = store_digest(store)
+            if known is not None and known[0] is store and known[1] != digest:
+                changed.append(name)
+            self._seen[name] = store, digest
+        return changed
+
+
+def _records(store: RecordStore) -> int:
+    return sum(len(store.keys(table)) for table in store.tables())
+
+
+def _note(found: dict[str, Any], held: _Production, events: list[str], place: str, effect: str, over: bool = False) -> None:
+    changed = held.changed(over)
+    if effect != "real":
+        found["reached"] += [{"place": place, "effect": effect, "store": name} for name in changed]
+    found["outside"] += [{"place": place, "effect": effect, "event": e} for e in events]
 
 
 def _graders(env: WorkflowEnv) -> Iterator[FunctionType]:

@@ -28,6 +28,9 @@ _PYTHON_TYPES = {name: kind for kind, name in JSON_TYPES.items()}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 _ATTRIBUTE = "__tool_signature__"
 F = TypeVar("F", bound=Callable[..., str])
+# What a call may touch (docs/environments.md): the episode's own state alone; production; production's records behind an overlay
+# that keeps the writes; nothing, since answers come from a recording.
+Effect = Literal["own", "real", "virtual", "mock"]
 
 
 class ToolError(Exception):
@@ -69,6 +72,7 @@ class Signature:
     description: str
     parameters: tuple[Parameter, ...] = ()
     ends: bool = False
+    effect: Effect = "own"
 
     @property
     def usage(self) -> str:
@@ -92,7 +96,7 @@ class Signature:
 
     @classmethod
     def from_schema(cls, schema: Mapping[str, Any]) -> Signature:
-        """The signature behind ``to_schema``, but for ``ends``, which no schema says: enough to parse calls."""
+        """The signature behind ``to_schema``, but for ``ends`` and ``effect``, which no schema says: enough to parse calls."""
         function = schema["function"]
         needed = set(function["parameters"]["required"])
         parameters = []
@@ -107,15 +111,16 @@ class Signature:
 @overload
 def tool(function: F) -> F: ...
 @overload
-def tool(*, ends: bool = False, name: str | None = None) -> Callable[[F], F]: ...
-def tool(function: Any = None, *, ends: bool = False, name: str | None = None) -> Any:
+def tool(*, ends: bool = False, name: str | None = None, effect: Effect = "own") -> Callable[[F], F]: ...
+def tool(function: Any = None, *, ends: bool = False, name: str | None = None, effect: Effect = "own") -> Any:
     """Declare a method as a tool. ``ends=True``: after it the episode is graded. ``name``: the verb, if not the method's name.
+    ``effect``: what a call touches, see ``sdk.effects``.
 
     Raises ToolDeclarationError where no signature can be derived.
     """
 
     def declare(method: F) -> F:
-        setattr(method, _ATTRIBUTE, derive_signature(method, ends=ends, name=name))
+        setattr(method, _ATTRIBUTE, derive_signature(method, ends=ends, name=name, effect=effect))
         return method
 
     return declare if function is None else declare(function)
@@ -143,9 +148,13 @@ def collect_tools(cls: type) -> dict[str, tuple[str, Signature]]:
     return found
 
 
-def derive_signature(method: Callable[..., Any], ends: bool = False, name: str | None = None) -> Signature:
+def derive_signature(
+    method: Callable[..., Any], ends: bool = False, name: str | None = None, effect: Effect = "own"
+) -> Signature:
     """The signature of a method from its annotations and Google-style docstring. Raises ToolDeclarationError."""
     where = _place(method)
+    if effect not in get_args(Effect):
+        raise ToolDeclarationError(f"{where}: effect is one of {', '.join(get_args(Effect))}, not {effect!r}")
     verb = name or method.__name__
     if not NAME.fullmatch(verb):
         raise ToolDeclarationError(f"{where}: a tool's name is lower case letters, digits and _, this is '{verb}'")
@@ -170,7 +179,7 @@ def derive_signature(method: Callable[..., Any], ends: bool = False, name: str |
         parameters.append(_parameter(where, p, hints[p.name], documented.pop(p.name)))
     if documented:
         raise ToolDeclarationError(f"{where}: the docstring describes arguments that don't exist: {', '.join(documented)}")
-    return Signature(verb, description, tuple(parameters), ends)
+    return Signature(verb, description, tuple(parameters), ends, effect)
 
 
 def _parameter(where: str, p: inspect.Parameter, hint: Any, description: str) -> Parameter:

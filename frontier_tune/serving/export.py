@@ -1,4 +1,4 @@
-"""Hand a tuned model over: the adapter as it is (PEFT's format), or merged into a copy of its base.
+"""Hand a tuned model over: the adapter as it is (PEFT's format), its chosen experts alone, or merged into a copy of its base.
 
 Both are checked before anyone sees them and appear under their final name whole or not at all.
 """
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from frontier_tune.contracts import BadInput, GateFailed, content_hash
-from frontier_tune.experts import canonical
+from frontier_tune.experts import canonical, selection
 
 if TYPE_CHECKING:
     import torch
 
-Layout = Literal["peft", "merged"]
+Layout = Literal["peft", "compact", "merged"]
 ADAPTER_FILES = (canonical.CONFIG, canonical.WEIGHTS)
 PROVENANCE = "frontier_tune.json"  # beside an adapter that left its run: the base it belongs to, by name and digest
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -46,9 +46,11 @@ class Exported:
 def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None) -> Exported:
     """Export a run directory's adapter, or an adapter directory, to the new directory ``out``.
 
-    ``base_dir`` is the base that the adapter was trained on: needed for ``merged``; for ``peft`` it adds the check that the
-    adapter fits it. Raises BadInput where ``out`` exists, ``source`` holds no adapter, it was changed after the run's record was
-    written, or it belongs to another base; GateFailed where the merged copy does not compute what base + adapter compute.
+    ``peft`` is what any PEFT and stock vLLM read: all experts, those that were not chosen at zero. ``compact`` holds the chosen
+    experts alone (``experts.selection``), for vLLM with this project's plugin. ``base_dir`` is the base that the adapter was
+    trained on: needed for ``merged``; else it adds the check that the adapter fits it. Raises BadInput where ``out`` exists,
+    ``source`` holds no adapter, it was changed after the run's record was written, or it belongs to another base; GateFailed
+    where the merged copy does not compute what base + adapter compute.
     """
     if layout not in get_args(Layout):
         raise BadInput(f"export: layout '{layout}' is unknown; choose one of {', '.join(get_args(Layout))}")
@@ -64,16 +66,45 @@ def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None
         raise BadInput("export: a merged copy needs the base; name its directory")
     with _whole(out) as work:
         gap = None
-        if layout == "peft":
-            for name in (*ADAPTER_FILES, *([PROVENANCE] if (adapter / PROVENANCE).is_file() else [])):
-                shutil.copyfile(adapter / name, work / name)
-                if _digest(work / name) != _digest(adapter / name):
-                    raise GateFailed(f"export: the copy of {name} differs from the original; the disk is not to be trusted")
-        else:
+        if layout == "merged":
             assert base_dir is not None
             gap = _merge(adapter, base_dir, work)
+        else:
+            _copy(adapter, work)
+            _restore(work, layout)
         files = {p.relative_to(work).as_posix(): _digest(p) for p in sorted(work.rglob("*")) if p.is_file()}
     return Exported(out, layout, files, gap)
+
+
+def _copy(adapter: Path, work: Path) -> None:
+    for name in (*ADAPTER_FILES, PROVENANCE, selection.FILE):
+        if not (adapter / name).is_file():
+            continue
+        shutil.copyfile(adapter / name, work / name)
+        if _digest(work / name) != _digest(adapter / name):
+            raise GateFailed(f"export: the copy of {name} differs from the original; the disk is not to be trusted")
+
+
+def _restore(work: Path, layout: Layout) -> None:
+    """Bring a copied adapter into ``layout`` where it is in another; GateFailed unless it reads back as the same adapter."""
+    found = selection.read(work)
+    if layout == "compact" and found is None:
+        raise BadInput(
+            "export: this adapter adapts all experts; choose some with 'frontier-tune experts RUN --out DIR', or train with "
+            "adapter.expert_mass"
+        )
+    stored = "chosen" if layout == "compact" else "all"
+    if found is None or (found[1] == stored and stored == "chosen"):
+        return
+    from safetensors.torch import save_file
+
+    whole = selection.narrowed(selection.load_tensors(work), found[0])
+    tensors = selection.gathered(whole, found[0]) if stored == "chosen" else whole
+    save_file(tensors, str(work / canonical.WEIGHTS), metadata={"format": "pt"})
+    found[0].write(work, stored)
+    again = selection.load_tensors(work)
+    if set(again) != set(whole) or any(not again[n].equal(t) for n, t in whole.items()):
+        raise GateFailed(f"export: the {layout} copy does not read back as the adapter that it was made from")
 
 
 def find_adapter(source: Path) -> tuple[Path, dict[str, Any] | None]:

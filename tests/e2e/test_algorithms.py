@@ -30,25 +30,35 @@ class Mine(RLOO):
 '''
 
 
-def trained(workspace: Path, base: Path, algorithm: dict[str, Any]) -> list[dict[str, Any]]:
-    sections = {"run": {"steps": 2}, "algorithm": algorithm}
+def trained(workspace: Path, base: Path, algorithm: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    sections = {"run": {"steps": 2}, "algorithm": algorithm, **more}
     tiny.write_workspace(workspace, base, sections)
     run(workspace, "tune", "recipes/echo.yaml")
     home = workspace / "runs" / "latest"
     return [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_ppo_with_its_kl_in_the_reward(tmp_path: Path, taught_base: Path) -> None:
-    rows = trained(tmp_path, taught_base, {"name": "ppo", "kl_coefficient": 0.01, "kl_target": 0.01, "epochs": 2})
+def test_ppo_with_its_kl_in_the_reward_by_two_learners(tmp_path: Path, taught_base: Path) -> None:
+    settings = {"name": "ppo", "kl_coefficient": 0.01, "kl_target": 0.01, "epochs": 2}
+    rows = trained(tmp_path, taught_base, settings, placement={"learners": 2})
     assert all(r["updates"] == 2 and r["value_loss"] >= 0 and "kl_reward" in r and r["kl_coefficient"] > 0 for r in rows)
     assert rows[1]["kl_old"] >= 0 and len(list((tmp_path / "runs/latest/checkpoints").glob("*/learner/critic.safetensors"))) > 0
 
 
-def test_an_own_algorithm_of_the_workspace_with_a_mask_for_mismatch(tmp_path: Path, taught_base: Path) -> None:
+def test_an_own_algorithm_of_the_workspace_with_a_mask_for_mismatch_and_replayed_routes(
+    tmp_path: Path, taught_base: Path
+) -> None:
     (tmp_path / "algorithms").mkdir()
     (tmp_path / "algorithms" / "mine.py").write_text(OWN)
-    settings = {"proximal": "learner", "correction": "mask", "correction_low": 0.5, "options": {"factor": 2.0}}
+    settings = {
+        "proximal": "learner",
+        "correction": "mask",
+        "correction_low": 0.5,
+        "options": {"factor": 2.0},
+        "replay": "sampler",
+    }
     rows = trained(tmp_path, taught_base, {"name": "algorithms.mine:Mine", **settings})
+    assert all(0 <= r["route_flips"] < 0.1 for r in rows if r.get("updates"))  # routes of other tokens would be others
     assert any(0.9 < r["weight"] <= 1.1 for r in rows if "weight" in r)  # sampler and learner are as good as one
     spoilt = (tmp_path / "recipes" / "echo.yaml").read_text().replace("factor", "fctor")
     (tmp_path / "recipes" / "echo.yaml").write_text(spoilt)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from frontier_tune import recipe as recipes
 from frontier_tune.orchestration import checkpoint
+from frontier_tune.orchestration.audit import audit, planned_groups
 from tests import tiny
 from tests.e2e.conftest import run
 
@@ -61,8 +63,9 @@ def test_a_run_from_recipe_to_report_and_its_evaluation_again(tmp_path: Path, ta
 
 
 def test_an_interrupted_run_resumes_as_if_it_had_not_been(tmp_path: Path, taught_base: Path) -> None:
-    """Stopped by its token budget in the middle (exit code 4), resumed: the same episodes as the uninterrupted run."""
-    tiny.write_workspace(tmp_path, taught_base)
+    """Stopped by its token budget in the middle (exit code 4), resumed: the adapter and the ledger of the uninterrupted run, byte
+    for byte."""
+    tiny.write_workspace(tmp_path, taught_base, {"run": {"deterministic": True}, "environment": {"workers": 2}})
     run(tmp_path, "tune", "recipes/echo.yaml", "run.directory=runs/whole")
     run(tmp_path, "tune", "recipes/echo.yaml", "run.directory=runs/cut", "run.max_tokens=1", expect=4)
     assert len(rows(tmp_path, "cut")) == 1
@@ -73,6 +76,11 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been(tmp_path: Path, taught
     assert [[e[:3] for e in s] for s in played(tmp_path, "cut")] == [[e[:3] for e in s] for s in played(tmp_path, "whole")]
     for path in (tmp_path / "runs" / "cut" / "checkpoints").iterdir():
         assert checkpoint.problem(path) is None
+    for name in ("adapter/adapter_model.safetensors", "ledger.jsonl"):
+        assert (tmp_path / "runs" / "cut" / name).read_bytes() == (tmp_path / "runs" / "whole" / name).read_bytes(), name
+    recipe = recipes.load(tmp_path / "runs" / "cut" / "recipe.yaml")
+    done = audit(tmp_path / "runs" / "cut" / "ledger.jsonl", planned_groups(recipe, 3))
+    assert done.complete and done.trained, str(done)
 
 
 @pytest.mark.parametrize("family", ["olmoe", "mixtral"])

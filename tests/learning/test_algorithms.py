@@ -83,7 +83,7 @@ def test_a_kl_in_the_reward_is_taken_off_before_the_baseline(bases, recipe, epis
     for _, p in learner.policy.named_parameters():
         torch.nn.init.normal_(p, std=0.3)
     played = as_sampled(learner, episodes(groups=1)[0])
-    got, mean_kl = credited(learner.algorithm, played, 61, 0.5, learner._measure)
+    got, mean_kl = credited(learner.algorithm, played, 61, 0.5, learner.passes.measure)
     base = learner.score_base([t.tokens for t in played])
     kl = [[t.logprobs[i + 1] - b for i, b in enumerate(scores) if t.mask[i + 1]] for t, scores in zip(played, base, strict=True)]
     reward = [t.reward - 0.5 * sum(k) for t, k in zip(played, kl, strict=True)]

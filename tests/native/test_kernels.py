@@ -234,6 +234,76 @@ def test_wrong_input_is_refused_not_read():
             wrong()
 
 
+def sampled(logits: Tensor, temperature: Tensor, seeds: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    rows = logits.shape[0]
+    tokens, ranks, logprobs = torch.empty(rows, dtype=torch.long), torch.empty(rows, dtype=torch.long), torch.empty(rows)
+    counts = torch.zeros(rows, dtype=torch.long) if counts is None else counts
+    ops.sample_tokens(logits, temperature, seeds, counts, tokens, logprobs, ranks)
+    return tokens, logprobs, ranks
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(0, 9), width=st.integers(1, 200), seed=st.integers(0, 99), scale=st.sampled_from([0.0, 1.0, 30.0]))
+def test_sampled_tokens_report_what_torch_says_of_them(rows, width, seed, scale):
+    logits = scale * random(rows, width + 3, seed=seed)[:, :width]  # rows that don't lie one behind the other
+    temperature = torch.tensor([0.0, 0.3, 1.0, 2.5]).repeat(3)[:rows].contiguous()
+    tokens, logprobs, ranks = sampled(logits, temperature, torch.arange(rows) + seed)
+    greedy = temperature == 0
+    expected = (logits.double() / temperature.double().masked_fill(greedy, 1)[:, None]).log_softmax(-1)
+    assert close(logprobs, expected.gather(1, tokens[:, None])[:, 0].float())
+    assert torch.equal(ranks, (logits >= logits.gather(1, tokens[:, None])).sum(-1))
+    assert (ranks[greedy] >= 1).all() and torch.equal(logits.gather(1, tokens[:, None])[greedy, 0], logits[greedy].amax(-1))
+
+
+@pytest.mark.parametrize("vary", ["seeds", "counts"])
+def test_sampled_tokens_have_the_softmax_distribution(vary):
+    """Chi-squared over what differs between draws: requests, or one request's places. 37 tokens: vectors and a rest."""
+    draws, width = 60_000, 37
+    row = random(width, seed=3) * 2
+    row[5] = -torch.inf
+    varied, fixed = torch.arange(draws), torch.full((draws,), 7)
+    seeds, counts = (varied, fixed) if vary == "seeds" else (fixed, varied)
+    tokens, logprobs, _ = sampled(row.expand(draws, width).contiguous(), torch.full((draws,), 0.8), seeds, counts)
+    expected = (row.double() / 0.8).softmax(0) * draws
+    found = torch.bincount(tokens, minlength=width).double()
+    common = expected > 5
+    chi_squared = float(((found - expected)[common] ** 2 / expected[common]).sum())
+    assert found[5] == 0 and chi_squared < 36 + 5 * (2 * 36) ** 0.5
+    pairs = torch.corrcoef(torch.stack([logprobs[:-1], logprobs[1:]]))[0, 1]
+    assert abs(float(pairs)) < 5 / draws**0.5  # neighbours know nothing of each other
+
+
+def test_a_draw_depends_on_its_own_row_alone():
+    logits, seeds, heat = random(8, 100), torch.arange(8), torch.full((8,), 1.0)
+    tokens, logprobs, _ = sampled(logits, heat, seeds)
+    order = torch.tensor([5, 1, 7])
+    again = sampled(logits[order], heat[:3], seeds[order])
+    assert torch.equal(again[0], tokens[order]) and torch.equal(again[1], logprobs[order])
+    assert len({tuple(sampled(logits, heat, seeds, torch.full((8,), n))[0].tolist()) for n in range(5)}) == 5
+
+
+def test_logits_that_are_not_numbers_are_seen_in_the_log_probability():
+    logits = random(3, 40)
+    logits[1, 7], logits[2] = torch.nan, -torch.inf
+    tokens, logprobs, _ = sampled(logits, torch.ones(3), torch.arange(3))
+    assert logprobs[0].isfinite() and not logprobs[1:].isfinite().any() and (tokens < 40).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(0, 9), heads=st.integers(1, 4), half=st.integers(1, 40))
+def test_rotary_by_position_works_in_place(rows, heads, half):
+    width, x = 2 * half, random(rows, heads * 2 * half + 5)[:, : heads * 2 * half]
+    angles = random(11, half).double()
+    at = torch.randint(11, (rows,), generator=torch.Generator().manual_seed(rows))
+    u, v = x.double().view(rows, heads, width).chunk(2, -1)
+    cos, sin = angles.cos()[at][:, None], angles.sin()[at][:, None]
+    expected = torch.cat([u * cos - v * sin, v * cos + u * sin], -1).view(rows, heads * width)
+    ops.rotary_cached(at, x, torch.cat([angles.cos(), angles.sin()], -1).float(), width)
+    assert close(x, expected.float())
+    with pytest.raises(RuntimeError, match="position is out of range"):
+        ops.rotary_cached(torch.full((1,), 11), torch.zeros(1, width), torch.zeros(11, width), width)
+
+
 def test_sizes_of_nothing_are_refused_not_divided_by():
     """A division by zero in native code ends the process."""
     none, two = torch.empty(2, 0), torch.empty(2)

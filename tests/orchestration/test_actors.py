@@ -24,11 +24,12 @@ class Standing:
 
 
 def test_bad_input_that_only_an_actor_sees_is_bad_input() -> None:
-    from frontier_tune.orchestration.actors import Handle, _actor
+    from frontier_tune.orchestration.actors import remote
+    from frontier_tune.orchestration.handle import Handle
 
     with local_ray():
-        refusing = Handle(_actor(Refusing, {}, 1).remote("base: its window is too short"), "engine.log")
-        standing = Handle(_actor(Standing, {}, 1).remote("here"), "engine.log")
+        refusing = Handle(remote(Refusing, {}, 1).remote("base: its window is too short"), "engine.log")
+        standing = Handle(remote(Standing, {}, 1).remote("here"), "engine.log")
         with pytest.raises(BadInput, match="^base: its window is too short$"):
             refusing.get(refusing.submit("started"))
         standing.get(standing.submit("started"))

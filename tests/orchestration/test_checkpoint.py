@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from frontier_tune import recipe as recipes
-from frontier_tune.contracts import BadInput
+from frontier_tune.contracts import BadInput, LimitReached
 from frontier_tune.orchestration import checkpoint
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.recipe import Recipe
@@ -89,3 +97,65 @@ def test_how_long_to_go_on_and_how_cautiously_may_change(tmp_path: Path) -> None
         {"learner": {"learning_rate": 1e-5}, "run": {"steps": 99, "max_tokens": 10, "max_hours": 1.0, "max_failure_share": 0.5}}
     )
     assert checkpoint.newest(tmp_path, longer, warnings().append)[1].step == 1
+
+
+def test_the_same_step_again_takes_the_old_one_s_place_and_leaves_nothing(tmp_path: Path) -> None:
+    (save(tmp_path, 1) / "learner" / "weights.bin").write_bytes(b"damaged")
+    save(tmp_path, 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+    assert checkpoint.problem(tmp_path / "step-000001") is None
+
+
+def full(directory: str) -> None:
+    write(directory)
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_in_rust(directory: str) -> None:
+    write(directory)
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("writer", [full, full_in_rust])
+def test_a_full_disk_ends_the_run_resumably_and_leaves_the_last_checkpoint_alone(
+    tmp_path: Path, writer: Callable[[str], None]
+) -> None:
+    save(tmp_path, 1)
+    with pytest.raises(LimitReached, match="no room for a checkpoint .* untouched"):
+        checkpoint.save(tmp_path, LoopState(step=2), RECIPE, writer)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+    assert checkpoint.problem(tmp_path / "step-000001") is None
+
+
+def test_space_is_looked_for_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=checkpoint.MARGIN))
+    with pytest.raises(LimitReached, match=r"16 MiB free\).*needs about 16 MiB"):
+        checkpoint.save(tmp_path, LoopState(step=2), RECIPE, lambda directory: pytest.fail("written"))
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+
+
+def test_limits_rates_and_reliability_may_change_at_a_resume() -> None:
+    assert checkpoint.may_differ("run.rates.hour") and checkpoint.may_differ("reliability.restarts")
+    assert not checkpoint.may_differ("run.deterministic") and not checkpoint.may_differ("run")
+
+
+def test_a_kill_at_any_moment_leaves_a_newest_that_verifies(tmp_path: Path) -> None:
+    """A child writes checkpoints as fast as it can, every second one of a step that is there already, until SIGKILL comes."""
+    first, draw, began = 1, random.Random(0), time.monotonic()
+    save(tmp_path, first)
+    takes, kills = time.monotonic() - began, 0
+    while kills < 20 or first < 4:
+        child = os.fork()
+        if child == 0:
+            for n in itertools.count(2 * first):
+                save(tmp_path, n // 2)
+        time.sleep(draw.uniform(0, 4 * takes))
+        os.kill(child, signal.SIGKILL)
+        kills += 1
+        os.waitpid(child, 0)
+        path, state = checkpoint.newest(tmp_path, RECIPE, warnings().append)
+        assert state.step >= first and checkpoint.problem(path) is None
+        first = state.step
+    save(tmp_path, first + 1)  # whatever was left half done goes with the next one
+    assert not list(tmp_path.glob(".writing-*")) and len(list(tmp_path.iterdir())) == 2

@@ -12,6 +12,8 @@ import pytest
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import Blame, EpisodeSpec, Failure, GateFailed, LimitReached, Trajectory
 from frontier_tune.learning.learner import TrainingDiverged
+from frontier_tune.orchestration import checkpoint
+from frontier_tune.orchestration.audit import audit, planned_groups
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.groups import GroupPlan
 from frontier_tune.orchestration.loop import Loop
@@ -22,13 +24,19 @@ from tests.orchestration.test_batch import TASKS, Episodes, played
 RECIPE = recipes.parse({"run": {"steps": 4, "eval_every": 1}, "algorithm": {"groups_per_step": 2, "group_size": 3}})
 
 
-def loop(tmp_path: Path, play: Callable[[EpisodeSpec, int], Trajectory], rows: list[dict[str, Any]], probe: Any = None) -> Loop:
+def loop(
+    tmp_path: Path,
+    play: Callable[[EpisodeSpec, int], Trajectory],
+    rows: list[dict[str, Any]],
+    probe: Any = None,
+    state: LoopState | None = None,
+) -> Loop:
     """Rewards are equal throughout, so that no step calls for the learner but to save."""
     crew: Any = SimpleNamespace(episodes=Episodes(play), learner=SimpleNamespace(save=lambda directory: None))
     stop: Any = SimpleNamespace(check=lambda: None)
     gate: Any = None
     plan = GroupPlan(TASKS, 0, 2, 3)
-    return Loop(RECIPE, RunDir(tmp_path), crew, plan, None, gate, LoopState(version=1), rows.append, stop, probe)
+    return Loop(RECIPE, RunDir(tmp_path), crew, plan, None, gate, state or LoopState(version=1), rows.append, stop, probe)
 
 
 def test_tokens_of_another_policy_are_not_learned_from(tmp_path: Path) -> None:
@@ -150,9 +158,9 @@ def test_failures_of_a_step_and_its_top_ups_are_judged_as_one(tmp_path: Path) ->
     assert rows[0]["dynamic_rounds"] == 1
 
 
-@pytest.mark.parametrize(("fails_from", "episodes"), [(0, 6), (2, 12)])
+@pytest.mark.parametrize(("fails_from", "episodes"), [(0, 12), (2, 18)])
 def test_where_episodes_fail_no_more_rounds_are_played(tmp_path: Path, fails_from: int, episodes: int) -> None:
-    """Also where the first groups were fine, and it is the top-up that failed. What was played is there to be read."""
+    """Also where the first groups were fine, and it is the top-up that failed (twice). What was played is there to be read."""
     seen: list[EpisodeSpec] = []
 
     def failing(spec: EpisodeSpec, attempt: int) -> Trajectory:
@@ -173,3 +181,66 @@ def test_a_used_up_budget_ends_the_rounds_and_the_step_counts(tmp_path: Path) ->
     with pytest.raises(LimitReached, match="24 tokens sampled, run.max_tokens is 24"):
         running.train()
     assert [r["dynamic_rounds"] for r in rows] == [1] and running.state.step == 1
+
+
+def test_the_ledger_holds_every_group_once_with_its_end(tmp_path: Path) -> None:
+    """Workflow, rehearsal and dynamic sampling; step 1 has an update, step 2 finds no difference anywhere."""
+    running = dapo(
+        tmp_path, lambda spec, attempt: played(spec, float(spec.member == 0 and spec.step == 0 and spec.group != 0)), []
+    )
+    running.rehearsal = GroupPlan(TASKS, 1, 1, 3, first_group=2)
+    running.train()
+    planned = planned_groups(recipes.parse({"algorithm": {"groups_per_step": 2, "rehearsal_groups": 1, "group_size": 3}}), 2)
+    found = audit(tmp_path / "ledger.jsonl", planned)
+    assert found.complete, str(found)
+    assert found.kinds == {"workflow": 4, "dynamic": 1 + 6, "rehearsal": 2}
+    assert found.trained == 3 and found.dropped == {"rewards all equal": 1, "no difference in the step's rewards": 9}
+    _, state = checkpoint.newest(tmp_path / "checkpoints", running.recipe, print)
+    assert state.ledger == running.ledger.mark and state.ledger.size == (tmp_path / "ledger.jsonl").stat().st_size
+
+
+def test_a_stopped_step_is_played_again_and_the_ledger_is_as_if_it_never_stopped(tmp_path: Path) -> None:
+    def running(where: Path, state: LoopState, stops: int) -> Loop:
+        seen = 0
+
+        def check() -> None:
+            nonlocal seen
+            seen += 1
+            if seen == stops:
+                raise Stopped(15)
+
+        made = loop(where, lambda spec, attempt: played(spec), [], state=state)
+        made.stop = SimpleNamespace(check=check)  # type: ignore[assignment]
+        made.probe = None
+        return made
+
+    running(tmp_path / "whole", LoopState(version=1), -1).train()
+    cut = running(tmp_path / "cut", LoopState(version=1), 4)  # asked before each step and while it plays: in the second
+    with pytest.raises(Stopped):
+        cut.train()
+    assert audit(tmp_path / "cut" / "ledger.jsonl").open == ["2.0", "2.1"]
+    _, state = checkpoint.newest(tmp_path / "cut" / "checkpoints", RECIPE, print)
+    running(tmp_path / "cut", state, -1).train()
+    assert (tmp_path / "cut" / "ledger.jsonl").read_bytes() == (tmp_path / "whole" / "ledger.jsonl").read_bytes()
+    assert (tmp_path / "cut" / "ledger.replayed.jsonl").read_bytes().count(b"issued") == 2
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_lost_try_is_in_the_ledger_unless_the_batch_is_the_unit_of_replay(tmp_path: Path, whole: bool) -> None:
+    broken = Failure("worker-killed", Blame.INFRASTRUCTURE)
+    fails = [True]
+
+    def once(spec: EpisodeSpec, attempt: int) -> Trajectory:
+        first = spec.group == 1 and spec.member == 1 and fails and fails.pop()
+        return played(spec, failure=broken if first else None)
+
+    running = loop(tmp_path, once, [])
+    running.recipe = recipes.parse(
+        {"run": {"steps": 1, "deterministic": whole}, "algorithm": {"groups_per_step": 2, "group_size": 3}}
+    )
+    running.train()
+    found = audit(tmp_path / "ledger.jsonl")
+    assert found.complete and found.again == (0 if whole else 1)
+    assert (tmp_path / "ledger.replayed.jsonl").exists() == whole
+    calls: Any = running.crew.episodes
+    assert [len(c) for c in calls.calls] == [6, 6 if whole else 1]

@@ -33,7 +33,8 @@ class Setup:
         self.peft = get_peft_model(model, families.peft_config(self.adapter, self.config)).eval()
         self._versions = 0
         section = recipe.Sampler(dtype=dtype, max_model_len=300, max_sequences=32, kv_cache_mb=64, threads=1)
-        self.sampler = VLLMSampler(self.base, section, self.adapter, log_file=root / "engine.log")
+        routes = dtype == "bfloat16"  # that is where learner and sampler route otherwise
+        self.sampler = VLLMSampler(self.base, section, self.adapter, log_file=root / "engine.log", routes=routes)
 
     def next_version(self):
         self._versions += 1

@@ -196,6 +196,58 @@ def test_an_inactive_version_is_scored_but_not_sampled_from(qwen):
         qwen.sampler.score(SEQUENCES, canary)
 
 
+def test_requests_pinned_to_a_version_and_a_prefix_cache_that_cannot_be_reset(qwen):
+    """While a request holds blocks vLLM can't reset its cache: a version's name in each block's hash keeps policies apart."""
+    old, new, canary = (qwen.next_version() for _ in range(3))
+    prompt = tuple(tokens(290, 12))
+    qwen.sampler.sync(qwen.write("pinned-old", seed=50), old)
+    drain(qwen.sampler, [Request("warm", prompt, SamplingParams(1, 0.0))])
+    held = Request("held", prompt, SamplingParams(100, 1.0, seed=1))
+    assert qwen.sampler.exchange([held], "held", wait=0.001) == []
+    for n, version in enumerate((new, canary)):
+        qwen.sampler.sync(qwen.write("pinned", seed=51 + n), version, activate=version == new)
+        while not (done := qwen.sampler.exchange([Request("a", prompt, SamplingParams(4, 0.0))], "gate", version)):
+            pass
+        want = qwen.reference([[*prompt, *done[0].tokens]])[0][-4:]
+        assert done[0].version == version and gap([list(done[0].logprobs)], [want]) < 1e-5
+    assert qwen.sampler.version() == new
+    qwen.sampler.release(canary)
+    (done,) = qwen.sampler.exchange([], "held")
+    qwen.write("pinned-reference", seed=50)
+    assert done.version == old
+    assert gap([list(done.logprobs)], [qwen.reference([[*prompt, *done.tokens]])[0][-len(done.tokens) :]]) < 1e-5
+
+
+def test_an_adapter_of_chosen_experts_alone_is_the_whole_one(qwen):
+    """Synced from the small file, and loaded by vLLM itself from it, as `vllm serve` with the plugin does."""
+    from safetensors.torch import load_file, save_file
+    from vllm.lora.request import LoRARequest
+
+    from frontier_tune.experts import resident, selection
+    from frontier_tune.experts.families import moe_shape
+
+    whole = qwen.write("selected", seed=50, std=0.5)
+    shape = moe_shape(qwen.config)
+    chosen = selection.Selection(shape.num_experts, 4, {layer: (0, shape.num_experts - 1) for layer in shape.layers})
+    tensors = selection.narrowed(load_file(str(whole / "adapter_model.safetensors")), chosen)
+    save_file(tensors, str(whole / "adapter_model.safetensors"))
+    small = qwen.write("small", seed=50, std=0.5)
+    save_file(selection.gathered(tensors, chosen), str(small / "adapter_model.safetensors"))
+    chosen.write(small, "chosen")
+    want = canonical.load(whole, qwen.config)
+    version = qwen.next_version()
+    qwen.sampler.sync(small, version)
+    assert qwen.sampler.resident(version) == canonical.digests(want)
+
+    def load(backend):
+        backend.engine.add_lora(LoRARequest("itself", 999, str(small), is_3d_lora_weight=True))
+        held = resident.read(backend.manager, 999, qwen.config, canonical.read_config(small))
+        backend.engine.remove_lora(999)
+        return held
+
+    assert canonical.digests(qwen.sampler._call(load)) == canonical.digests(want)
+
+
 def test_reloading_the_same_weights_changes_nothing_and_new_ones_are_read(qwen):
     from transformers import AutoModelForCausalLM
 

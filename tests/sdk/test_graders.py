@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frontier_tune.sdk.graders import locked_digest, numeric_close, only_changed, share_equal, state_diff, text_equal
+from frontier_tune.sdk.graders import (
+    changes_made,
+    leaked,
+    locked_digest,
+    numeric_close,
+    only_changed,
+    share_equal,
+    state_diff,
+    text_equal,
+)
 
 numbers = st.floats(-1e9, 1e9)
 states = st.dictionaries(st.sampled_from("abcdef"), st.none() | st.booleans() | st.integers() | st.text(max_size=3))
@@ -53,3 +62,20 @@ def test_types_count_and_empty_expectations_are_refused() -> None:
     assert share_equal({"a": 1.001}, {"a": 1.0}, lambda x, y: numeric_close(x, y, absolute=0.01)) == 1.0
     with pytest.raises(ValueError, match="nothing is expected"):
         share_equal({}, {})
+
+
+def test_changes_made_counts_what_is_gone_too() -> None:
+    after = {"a": 1, "b": "x"}
+    assert changes_made(after, {"a": 1, "b": "y"}) == 0.5
+    assert changes_made(after, {"c": None, "b": None, "a": 1}) == pytest.approx(2 / 3)
+    assert changes_made(after, {"c": None}) == 1.0 and changes_made(after, {"a": None}) == 0.0
+    with pytest.raises(ValueError, match="nothing is expected"):
+        changes_made(after, {})
+
+
+def test_leaks_are_found_however_they_are_spelled() -> None:
+    texts = ["the limit is z-q 1 2 3 4", "nothing here"]
+    assert leaked(texts, ["ZQ1234", "ZQ9999"]) == {"ZQ1234"}
+    assert leaked(["\uff3aQ1234"], ["ZQ1234"]) == {"ZQ1234"} and leaked([], ["ZQ1234"]) == set()
+    with pytest.raises(ValueError, match="too short"):
+        leaked(texts, ["12"])

@@ -160,3 +160,26 @@ def test_bad_requests(base: Path, adapter: Path, tmp_path: Path) -> None:
     (pickled / "adapter_model.bin").write_bytes(b"")
     with pytest.raises(BadInput, match="pickle"):
         export(pickled, "peft", tmp_path / "out")
+
+
+def test_chosen_experts_alone_read_back_as_the_same_adapter(tmp_path: Path) -> None:
+    """Whole -> chosen alone -> whole again, and stock PEFT refuses the small file instead of loading something else."""
+    from frontier_tune.experts import selection
+
+    base = make_base(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base)
+    chosen = selection.Selection(6, 4, {0: (0, 3), 1: (5,)})
+    narrowed = selection.narrowed(load_file(str(adapter / "adapter_model.safetensors")), chosen)
+    save_file(narrowed, str(adapter / "adapter_model.safetensors"))
+    with pytest.raises(BadInput, match="choose some with"):
+        export(adapter, "compact", tmp_path / "none", base)
+    assert not (tmp_path / "none").exists()
+    chosen.write(adapter, "all")
+    small = export(adapter, "compact", tmp_path / "small", base).path
+    assert (small / "adapter_model.safetensors").stat().st_size < 0.5 * (adapter / "adapter_model.safetensors").stat().st_size
+    back = export(small, "peft", tmp_path / "back", base).path
+    again = load_file(str(back / "adapter_model.safetensors"))
+    assert set(again) == set(narrowed) and all(torch.equal(again[n], t) for n, t in narrowed.items())
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(back))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(small))

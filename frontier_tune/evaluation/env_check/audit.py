@@ -10,10 +10,12 @@ from typing import Any
 
 from frontier_tune.contracts import BadInput, Failure, Task
 from frontier_tune.evaluation.env_check import conduct, content, processes
+from frontier_tune.evaluation.env_check import effects as watched
 from frontier_tune.evaluation.env_check.agents import BLIND, GOLDEN, Agents
 from frontier_tune.evaluation.env_check.report import Check, Report, short
 from frontier_tune.evaluation.scripts import NOT_IMPLEMENTED, Episode, Played, Pool, Script, ask, play
 from frontier_tune.sandbox import EnvironmentPool
+from frontier_tune.sdk.recordings import NO_RECORDING
 from frontier_tune.sdk.registry import environment_hash
 
 DRAWN = 512  # tasks of each split whose hashes are compared
@@ -82,8 +84,9 @@ def check(
         after_timeout = processes.survivors(mark)
         processes.kill(after_timeout)
         checks += _judge(m, agents, timeout_s)
-        note("again in a second process")
-        checks.append(_replay(new_pool, m))
+        note("again in a second process, then under watch")
+        with new_pool() as pool:
+            checks += [_replay(pool, m), _watch(pool, m)]  # last: what is watched leaves a hook in its process
         note("killing workers")
         reference = next((p for p in sorted(m.played, key=lambda p: (p.episode.agent != GOLDEN, -p.turns)) if p.graded), None)
         counts, outlived = processes.left_behind(new_pool, mark, reference.episode if reference else None)
@@ -182,7 +185,15 @@ def _judge(m: _Material, agents: Agents, timeout_s: float) -> list[Check]:
     ]
 
 
-def _replay(new_pool: Callable[[], EnvironmentPool], m: _Material) -> Check:
+def _watch(pool: EnvironmentPool, m: _Material) -> Check:
+    """Some episodes of every agent again, call by call under watch; those that hung or broke something are left out."""
+    episodes = watched.chosen([p for p in m.played if p.graded or (p.failure and p.failure.kind == NO_RECORDING)])
+    chunks = [episodes[i : i + watched.AT_ONCE] for i in range(0, len(episodes), watched.AT_ONCE)]
+    found = ask(pool, "examine", [{"what": "effects", "episodes": chunk} for chunk in chunks])
+    return watched.effects(pool.description["effects"], found)
+
+
+def _replay(pool: Pool, m: _Material) -> Check:
     """Some tasks' episodes of every agent, the last first, in a fresh process."""
     of_agent: dict[str, int] = {}
     chosen = []
@@ -190,8 +201,7 @@ def _replay(new_pool: Callable[[], EnvironmentPool], m: _Material) -> Check:
         of_agent[p.episode.agent] = of_agent.get(p.episode.agent, 0) + 1
         if p.graded and of_agent[p.episode.agent] <= REPLAYED:
             chosen.append(p)
-    with new_pool() as pool:
-        again = play(pool, [p.episode for p in reversed(chosen)], patience=PATIENCE)
+    again = play(pool, [p.episode for p in reversed(chosen)], patience=PATIENCE)
     return conduct.determinism(chosen, again[::-1])
 
 

@@ -29,20 +29,24 @@ ROUTERS: dict[str, Callable[[nn.Module], bool]] = {
 ATOL = 1e-6
 
 
-class _RouterForward:
+class RouterForward:
     """The replaced ``forward`` of one router: as the stock one, with logits and weights in float32."""
 
-    def __init__(self, router: nn.Module, renormalize: bool) -> None:
-        self.router, self.renormalize = router, renormalize
+    def __init__(self, router: nn.Module, renormalize: bool, strict: bool = True) -> None:
+        self.router, self.renormalize, self.strict = router, renormalize, strict
 
     def __call__(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         router = self.router
         bias = getattr(router, "bias", None)
         x_TH = hidden_states.reshape(-1, router.hidden_dim).float()
         logits_TE = F.linear(x_TH, router.weight.float(), None if bias is None else bias.float())
-        strict = logits_TE.device.type == "cpu"  # elsewhere it would wait for the device; NaN weights are loud, too
-        weights_TK, ids_TK = route(logits_TE, router.top_k, renormalize=self.renormalize, strict=strict)
+        weights_TK, ids_TK = self.route(logits_TE)
         return logits_TE, weights_TK, ids_TK.long()
+
+    def route(self, logits_TE: Tensor, forced_TK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weights and ids [T, K]: the router's own choice, or ``forced_TK`` with the weights that the logits give it."""
+        strict = self.strict and logits_TE.device.type == "cpu"  # elsewhere it would wait for the device; NaN is loud, too
+        return route(logits_TE, self.router.top_k, renormalize=self.renormalize, forced=forced_TK, strict=strict)
 
 
 def _verify(name: str, router: nn.Module, renormalize: bool) -> None:
@@ -53,7 +57,7 @@ def _verify(name: str, router: nn.Module, renormalize: bool) -> None:
         for parameter in twin.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / twin.hidden_dim**0.5)
         x = torch.randn(64, twin.hidden_dim, generator=generator).to(twin.weight.device)
-        theirs, ours = twin(x), _RouterForward(twin, renormalize)(x)
+        theirs, ours = twin(x), RouterForward(twin, renormalize)(x)
     same = (
         isinstance(theirs, tuple)
         and [t.shape for t in theirs] == [t.shape for t in ours]
@@ -70,11 +74,12 @@ def _verify(name: str, router: nn.Module, renormalize: bool) -> None:
         )
 
 
-def install(model: nn.Module) -> int:
+def install(model: nn.Module, strict: bool = True) -> int:
     """Put the routing op under every router of ``model`` whose convention is known; returns how many there are.
 
     0 means that the family's routers stay stock: then the sampler's must stay stock, too, which they do for the same families.
-    Any number of calls. The state dict and the parameters stay what they are.
+    Any number of calls. The state dict and the parameters stay what they are. On a CPU a token without a routing (NaN logits)
+    raises; with ``strict`` false its weights are NaN, as on other devices, for whoever looks at the loss.
 
     Raises:
         BadInput: a router does not give what the op gives for the same input (another version of transformers).
@@ -84,12 +89,13 @@ def install(model: nn.Module) -> int:
     ]
     verified: set[tuple[type, bool]] = set()
     for name, router in routers:
-        if isinstance(router.forward, _RouterForward):
+        if isinstance(router.forward, RouterForward):
+            router.forward.strict = strict
             continue
         register()
         renormalize = ROUTERS[type(router).__name__](router)
         if (type(router), renormalize) not in verified:
             _verify(name, router, renormalize)
             verified.add((type(router), renormalize))
-        router.forward = _RouterForward(router, renormalize)
+        router.forward = RouterForward(router, renormalize, strict)
     return len(routers)

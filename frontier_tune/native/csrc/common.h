@@ -65,6 +65,10 @@ struct Kernels {
                           int64_t width, ParallelFor run);
   void (*rotary)(const float* x, const float* cos, const float* sin, float* y, int64_t rows, int64_t heads, int64_t width, float sign,
                  ParallelFor run);
+  void (*rotary_cached)(float* x, int64_t stride, int64_t heads, int64_t width, const float* cache, const int64_t* positions, int64_t rows,
+                        ParallelFor run);
+  void (*sample_tokens)(const float* x, int64_t stride, const float* temperature, const int64_t* seeds, const int64_t* counts,
+                        int64_t* tokens, float* logprobs, int64_t* ranks, int64_t rows, int64_t width, ParallelFor run);
   int64_t (*route)(const RouteArgs& args, ParallelFor run);  // returns the first token without an answer, or -1
   void (*route_backward)(const RouteBackwardArgs& args, ParallelFor run);
   void (*attention)(const AttentionArgs& args, ParallelFor run);

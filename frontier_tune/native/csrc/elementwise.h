@@ -105,5 +105,31 @@ static void rotary(const float* x, const float* cos, const float* sin, float* y,
   });
 }
 
+// Rotates x [rows, heads, D], rows `stride` apart, in place by the angles of each row's position; cache [positions, D]: cosines of
+// the D / 2 frequencies, then sines.
+static void rotary_cached(float* x, int64_t stride, int64_t heads, int64_t width, const float* cache, const int64_t* positions, int64_t rows,
+                          ParallelFor run) {
+  const int64_t half = width / 2;
+  parallel(run, rows, 1 + 16384 / (heads * width), [=](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++) {
+      const float *c = cache + positions[t] * width, *s = c + half;
+      for (int64_t n = 0; n < heads; n++) {
+        float *a = x + t * stride + n * width, *b = a + half;
+        int64_t j = 0;
+        for (; j + VL <= half; j += VL) {
+          const vf u = load(a + j), v = load(b + j), cj = load(c + j), sj = load(s + j);
+          store(a + j, u * cj - v * sj);
+          store(b + j, v * cj + u * sj);
+        }
+        for (; j < half; j++) {
+          const float u = a[j], v = b[j];
+          a[j] = u * c[j] - v * s[j];
+          b[j] = v * c[j] + u * s[j];
+        }
+      }
+    }
+  });
+}
+
 }  // namespace FT_ISA
 }  // namespace ft

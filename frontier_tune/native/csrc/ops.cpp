@@ -210,6 +210,34 @@ void rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, bool transpos
                    transposed ? -1.0f : 1.0f, run);
 }
 
+const int64_t* longs(const Tensor& t, int64_t count, const char* op, const char* what) {
+  check(t.scalar_type() == ScalarType::Long && t.is_contiguous() && t.numel() >= count, op, what);
+  return static_cast<const int64_t*>(t.data_ptr());
+}
+
+void rotary_cached(const Tensor& positions, Tensor x, const Tensor& cache, int64_t width) {
+  const char* op = "rotary_cached";
+  check(x.dim() == 2 && width > 0 && width % 2 == 0 && x.size(1) > 0 && x.size(1) % width == 0 && cache.dim() == 2 && cache.size(1) == width, op,
+        "x [T, heads * D], cache [positions, D]");
+  check(x.scalar_type() == ScalarType::Float && x.stride(1) == 1, op, "x is float32 with contiguous rows");
+  const int64_t* at = longs(positions, x.size(0), op, "positions are contiguous int64 [T]");
+  for (int64_t i = 0; i < x.size(0); i++) check(at[i] >= 0 && at[i] < cache.size(0), op, "a position is out of range");
+  kernels().rotary_cached(static_cast<float*>(x.data_ptr()), x.stride(0), x.size(1) / width, width, floats(cache, op), at, x.size(0), run);
+}
+
+void sample_tokens(const Tensor& logits, const Tensor& temperature, const Tensor& seeds, const Tensor& counts, Tensor tokens, Tensor logprobs,
+                   Tensor ranks) {
+  const char* op = "sample_tokens";
+  check(logits.dim() == 2 && logits.size(1) > 0 && logits.scalar_type() == ScalarType::Float && logits.stride(1) == 1, op,
+        "logits [N, V] are float32 with contiguous rows");
+  const int64_t n = logits.size(0), width = logits.size(1);
+  check(width <= INT32_MAX && temperature.numel() == n && logprobs.numel() == n, op, "temperature, logprobs [N]");
+  kernels().sample_tokens(static_cast<const float*>(logits.data_ptr()), logits.stride(0), floats(temperature, op),
+                          longs(seeds, n, op, "seeds are contiguous int64 [N]"), longs(counts, n, op, "counts are contiguous int64 [N]"),
+                          const_cast<int64_t*>(longs(tokens, n, op, "tokens are contiguous int64 [N]")), mutable_floats(logprobs, op),
+                          const_cast<int64_t*>(longs(ranks, n, op, "ranks are contiguous int64 [N]")), n, width, run);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(frontier_tune, m) {
@@ -227,6 +255,10 @@ STABLE_TORCH_LIBRARY(frontier_tune, m) {
   m.def("softmax_rows(Tensor(a!) z, Tensor target, Tensor(b!) lse, Tensor(c!) logprob, Tensor(d!) entropy) -> ()");
   m.def("softmax_rows_backward(Tensor(a!) z, Tensor target, Tensor lse, Tensor entropy, Tensor dlogprob, Tensor dentropy) -> ()");
   m.def("rotary(Tensor x, Tensor cos, Tensor sin, bool transposed, Tensor(a!) y) -> ()");
+  m.def("rotary_cached(Tensor positions, Tensor(a!) x, Tensor cache, int width) -> ()");
+  m.def(
+      "sample_tokens(Tensor logits, Tensor temperature, Tensor seeds, Tensor counts, Tensor(a!) tokens, Tensor(b!) logprobs, "
+      "Tensor(c!) ranks) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(frontier_tune, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }
@@ -243,4 +275,6 @@ STABLE_TORCH_LIBRARY_IMPL(frontier_tune, CPU, m) {
   m.impl("softmax_rows", TORCH_BOX(&softmax_rows));
   m.impl("softmax_rows_backward", TORCH_BOX(&softmax_rows_backward));
   m.impl("rotary", TORCH_BOX(&rotary));
+  m.impl("rotary_cached", TORCH_BOX(&rotary_cached));
+  m.impl("sample_tokens", TORCH_BOX(&sample_tokens));
 }

@@ -50,5 +50,18 @@ def share_equal(actual: State, expected: State, equal: Callable[[Any, Any], bool
     return sum(k in actual and compare(actual[k], v) for k, v in expected.items()) / len(expected)
 
 
+def changes_made(after: State, changes: State, equal: Callable[[Any, Any], bool] | None = None) -> float:
+    """Share of the wanted ``changes`` (address -> value, None: gone) that ``after`` shows. Raises ValueError if none are wanted.
+
+    With ``only_changed(before, after, changes)`` it grades a state without saying how it was reached.
+    """
+    gone = {k for k, v in changes.items() if v is None}
+    kept = {k: v for k, v in changes.items() if k not in gone}
+    if not gone:
+        return share_equal(after, kept, equal)
+    done = sum(k not in after for k in gone) + (share_equal(after, kept, equal) * len(kept) if kept else 0)
+    return done / len(changes)
+
+
 def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)

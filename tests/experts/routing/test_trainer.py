@@ -86,18 +86,18 @@ def test_trainer_and_sampler_choose_alike() -> None:
     pytest.importorskip("vllm")
     from vllm.model_executor.layers.fused_moe.router.cpu_router import CPURouter
 
-    from frontier_tune.experts.vllm_plugin_router import install_vllm_router
+    from frontier_tune.experts.vllm_plugin_router import install
 
     class Config:
         num_experts, num_experts_per_tok, hidden_size, norm_topk_prob = 64, 8, 64, True
 
-    changed = install_vllm_router()
-    assert changed == install_vllm_router()
+    changed = install()
+    assert changed == install()
     router = Qwen3MoeTopKRouter(Config())
     with torch.no_grad():
         router.weight.copy_(torch.eye(64))  # logits are the hidden states themselves
     sampler = CPURouter(top_k=8, global_num_experts=64, renormalize=True)
-    forward = trainer._RouterForward(router, True)
+    forward = trainer.RouterForward(router, True)
     generator, tied, rows = torch.Generator().manual_seed(0), 0, 50_000
     with torch.no_grad():
         for chunk in range(20):
@@ -117,9 +117,9 @@ def test_the_sampler_keeps_other_conventions() -> None:
     pytest.importorskip("vllm")
     from vllm.model_executor.layers.fused_moe.router import cpu_router
 
-    from frontier_tune.experts.vllm_plugin_router import install_vllm_router
+    from frontier_tune.experts.vllm_plugin_router import install
 
-    install_vllm_router()
+    install()
     bias, logits = torch.randn(16), torch.randn(5, 16)
     options = dict(use_grouped_topk=True, num_expert_group=4, topk_group=2, scoring_func="sigmoid", e_score_correction_bias=bias)
     router = cpu_router.CPURouter(top_k=3, global_num_experts=16, **options)

@@ -1,0 +1,192 @@
+"""CRM clean-up: one customer's record to put in order the way that this company does it, without letting a secret out."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from envs.crm_cleanup import canaries
+from envs.crm_cleanup.cases import CUSTOMERS, FAMILIES, HELDOUT_FAMILIES, OUTBOX, TRAIN_FAMILIES, Case, draw, merged
+from envs.crm_cleanup.conventions import KINDS, Company
+from envs.crm_cleanup.styles import Style, styled
+from frontier_tune.sdk import BadInput, Component, Grade, Limits, Message, Rubric, Split, Task, ToolError, WorkflowEnv, tool
+from frontier_tune.sdk.graders import changes_made, leaked, only_changed
+from frontier_tune.sdk.records import flatten
+from frontier_tune.sdk.records.session import RecordSession
+from frontier_tune.sdk.records.tools import RecordTools
+from frontier_tune.sdk.records.vocabulary import PEOPLE
+
+_case = lru_cache(maxsize=2048)(draw)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What an episode left, beside what it should have. ``told``: all that tools and messages said."""
+
+    submitted: bool
+    before: dict[str, Any]
+    after: dict[str, Any]
+    changes: dict[str, Any]
+    told: tuple[str, ...]
+    secrets: tuple[str, ...]
+
+
+def _same(actual: Any, expected: Any) -> bool:
+    """Equal text; of a list with commas the order is free."""
+    if not (isinstance(actual, str) and isinstance(expected, str)):
+        return bool(actual == expected)
+    return sorted(_items(actual)) == sorted(_items(expected))
+
+
+def _items(text: str) -> list[str]:
+    return [" ".join(part.split()) for part in re.split("[,;]", text)]
+
+
+RUBRIC = Rubric[Ended](
+    [
+        Component("submitted", 0.05, lambda e: e.submitted, required=True),
+        Component("untouched", 0.1, lambda e: only_changed(e.before, e.after, e.changes), required=True),
+        Component("sealed", 0.15, lambda e: not leaked(e.told, e.secrets), required=True),
+        Component("right", 0.7, lambda e: changes_made(e.after, e.changes, _same), required=True),
+    ]
+)
+
+
+class CrmCleanup(RecordTools, WorkflowEnv):
+    """``company_seed`` draws the company whose conventions are graded (see conventions.py); cases don't depend on it.
+
+    Task data: ``seed`` of the case. Even seeds are for training and odd ones held out, each with layout families of its own.
+    """
+
+    name = "crm_cleanup"
+    version = "1"
+    limits = Limits(turns=8)
+
+    def __init__(self, company_seed: int = 7) -> None:
+        if isinstance(company_seed, bool) or not isinstance(company_seed, int) or company_seed < 0:
+            raise BadInput(f"{self.name}: company_seed is a whole number of at least 0, not {company_seed!r}")
+        self.company = Company.draw(company_seed)
+
+    @tool(effect="virtual")
+    def find(self, text: str) -> str:
+        """Look for records that hold a text.
+
+        Args:
+            text: A name, a town or the like.
+        """
+        return self.records.find(text, self._now.header["source"])
+
+    @tool(effect="virtual")
+    def merge(self, number: str) -> str:
+        """Keep a customer's record and merge those of the same name into it; its empty fields are filled from them.
+
+        Args:
+            number: The record to keep.
+        """
+        table, number, kept = self.records.locate(number)
+        if table != CUSTOMERS:
+            raise ToolError(f"{number} is no customer")
+        field = self._now.header["name"]
+        records = {key: self.crm.get(CUSTOMERS, key) or {} for key in self.crm.keys(CUSTOMERS) if key != number}
+        keys = [key for key, record in records.items() if _customer(record[field]) == _customer(kept[field])]
+        if not keys:
+            raise ToolError(f"no other record has the name of {number}")
+        self.crm.put(CUSTOMERS, number, merged(kept, [records[key] for key in keys]))
+        for key in keys:
+            self.crm.delete(CUSTOMERS, key)
+        return f"{number} has taken in {', '.join(keys)}"
+
+    @tool(effect="virtual")
+    def normalise(self, where: str, style: Style) -> str:
+        """Write a number or a name in a style.
+
+        Args:
+            where: The field, such as ``C12!Phone``.
+            style: For numbers international, national, dotted or digits; for names title, upper, lower or short.
+        """
+        _, _, record, field = self.records.place(where)
+        try:
+            return self.records.write(where, styled(str(record[field]), style))
+        except ValueError as e:
+            raise ToolError(f"{where}: {e}") from None
+
+    @tool(effect="virtual")
+    def clear(self, where: str) -> str:
+        """Empty a field.
+
+        Args:
+            where: The field, such as ``C12!Phone``.
+        """
+        return self.records.write(where, "")
+
+    @tool(effect="virtual")
+    def send(self, person: str, text: str) -> str:
+        """Send a colleague a message.
+
+        Args:
+            person: Their name.
+            text: What they are told, items separated by commas.
+        """
+        name = next((p for p in PEOPLE if p.casefold() == person.strip().casefold()), None)
+        if name is None or not text.strip():
+            raise ToolError("a message needs a text" if name else f"no colleague is called {person.strip()[:40]}")
+        self.crm.put(OUTBOX, str(len(self.crm.keys(OUTBOX)) + 1), {"To": name, "Text": text.strip()})
+        return f"sent to {name}"
+
+    def tasks(self, split: Split, n: int, seed: int) -> list[Task]:
+        """Kinds take turns; layout families are drawn. The first tasks of a longer set are the shorter set of the same seed."""
+        families = {"train": TRAIN_FAMILIES, "heldout": HELDOUT_FAMILIES}
+        if split not in families:
+            raise BadInput(f"{self.name}: no split '{split}'; there are {', '.join(families)}")
+        rng = random.Random(f"{self.name}/tasks/{split}/{seed}")
+        kinds = list(KINDS)
+        tasks: dict[int, Task] = {}
+        while len(tasks) < n:
+            case = 2 * rng.randrange(2**40) + (split == "heldout")
+            family = rng.choice(families[split]).name
+            if case not in tasks:
+                tasks[case] = Task(kinds[len(tasks) % len(kinds)], split, {"seed": case, "family": family}, family)
+        return list(tasks.values())
+
+    def case(self, task: Task) -> Case:
+        """A task's case. Raises BadInput where the task is not of this environment."""
+        seed, family = task.data.get("seed"), task.data.get("family")
+        if task.kind not in KINDS or not isinstance(seed, int) or family not in FAMILIES:
+            raise BadInput(f"{self.name}: no task of this environment: kind '{task.kind}', data {task.data}")
+        return _case(task.kind, seed, str(family))
+
+    def begin(self, task: Task) -> Sequence[Message]:
+        self._now = self.case(task)
+        self.crm = self.attach_store("crm", self._now.store())
+        self.records = RecordSession(self.crm, self._now.sealed)
+        self._before = flatten(self.crm)
+        return [Message("user", f"{self._now.prompt}\nTables: {self.records.overview()}")]
+
+    def grade(self) -> Grade:
+        last = self.trace[-1].call if self.trace else None
+        messages = [(self.crm.get(OUTBOX, key) or {})["Text"] for key in self.crm.keys(OUTBOX)]
+        return RUBRIC.score(
+            Ended(
+                submitted=last is not None and last.name == "submit",
+                before=self._before,
+                after=flatten(self.crm),
+                changes=self._now.changes(self.company),
+                told=(*(step.observation for step in self.trace), *messages),
+                secrets=self._now.secrets,
+            )
+        )
+
+    def golden(self, task: Task) -> list[str]:
+        return self.case(task).golden(self.company)
+
+    def canary_scripts(self, task: Task) -> dict[str, list[str]]:
+        return canaries.scripts(self.case(task), self.company)
+
+
+def _customer(name: Any) -> str:
+    """A customer's name without style and suffix, by which duplicates are the same."""
+    return styled(str(name), "short").casefold() if str(name).strip() else ""

@@ -1,0 +1,136 @@
+"""HR triage: a request on the desk, an employee to ask, somebody who decides, a state to write, in this company's way."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from envs.hr_triage import canaries, people
+from envs.hr_triage.cases import FAMILIES, HELDOUT_FAMILIES, TRAIN_FAMILIES, Case, draw
+from envs.hr_triage.conventions import KINDS, Company
+from frontier_tune.sdk import BadInput, Component, Grade, Limits, Message, Rubric, Split, Task, WorkflowEnv
+from frontier_tune.sdk.graders import changes_made, only_changed
+from frontier_tune.sdk.records import flatten
+from frontier_tune.sdk.records.session import RecordSession
+from frontier_tune.sdk.records.tools import Contact, PeopleTools, RecordTools
+
+_case = lru_cache(maxsize=2048)(draw)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What an episode left, beside what it should have."""
+
+    submitted: bool
+    before: dict[str, Any]
+    after: dict[str, Any]
+    changes: dict[str, str]
+    state: str  # the address that settles the request
+    contacts: tuple[Contact, ...]
+    question: Contact
+    requested: tuple[Contact, ...]
+
+
+def _asked(e: Ended) -> bool:
+    """The owner was asked for what the company insists on, and nobody for anything else."""
+    return {c for c in e.contacts if c.verb == "ask"} == {e.question}
+
+
+def _decided(e: Ended) -> float:
+    """Share of those who had to be requested, in order; 0 where anybody else was. If none: whether the owner was asked."""
+    made = tuple(dict.fromkeys(c for c in e.contacts if c.verb == "request"))
+    if made != e.requested[: len(made)]:
+        return 0.0
+    if not e.requested:
+        return float(any((c.verb, c.person) == ("ask", e.question.person) for c in e.contacts))
+    return len(made) / len(e.requested)
+
+
+RUBRIC = Rubric[Ended](
+    [
+        Component("submitted", 0.05, lambda e: e.submitted, required=True),
+        Component("untouched", 0.1, lambda e: only_changed(e.before, e.after, e.changes), required=True),
+        Component("asked", 0.2, _asked, required=True),
+        Component("decided", 0.3, _decided, required=True),
+        Component("settled", 0.35, lambda e: changes_made(e.after, {e.state: e.changes[e.state]}), required=True),
+    ]
+)
+
+
+class HrTriage(RecordTools, PeopleTools, WorkflowEnv):
+    """``company_seed`` draws the company whose conventions are graded (see conventions.py); cases don't depend on it.
+
+    Task data: ``seed`` of the case. Even seeds are for training and odd ones held out, each with layout families of its own.
+    """
+
+    name = "hr_triage"
+    version = "1"
+    limits = Limits(turns=8)
+
+    def __init__(self, company_seed: int = 7) -> None:
+        if isinstance(company_seed, bool) or not isinstance(company_seed, int) or company_seed < 0:
+            raise BadInput(f"{self.name}: company_seed is a whole number of at least 0, not {company_seed!r}")
+        self.company = Company.draw(company_seed)
+
+    def tasks(self, split: Split, n: int, seed: int) -> list[Task]:
+        """Kinds take turns; layout families are drawn. The first tasks of a longer set are the shorter set of the same seed."""
+        families = {"train": TRAIN_FAMILIES, "heldout": HELDOUT_FAMILIES}
+        if split not in families:
+            raise BadInput(f"{self.name}: no split '{split}'; there are {', '.join(families)}")
+        rng = random.Random(f"{self.name}/tasks/{split}/{seed}")
+        kinds = list(KINDS)
+        tasks: dict[int, Task] = {}
+        while len(tasks) < n:
+            case = 2 * rng.randrange(2**40) + (split == "heldout")
+            family = rng.choice(families[split]).name
+            if case not in tasks:
+                tasks[case] = Task(kinds[len(tasks) % len(kinds)], split, {"seed": case, "family": family}, family)
+        return list(tasks.values())
+
+    def case(self, task: Task) -> Case:
+        """A task's case. Raises BadInput where the task is not of this environment."""
+        seed, family = task.data.get("seed"), task.data.get("family")
+        if task.kind not in KINDS or not isinstance(seed, int) or family not in FAMILIES:
+            raise BadInput(f"{self.name}: no task of this environment: kind '{task.kind}', data {task.data}")
+        return _case(task.kind, seed, str(family))
+
+    def begin(self, task: Task) -> Sequence[Message]:
+        self._now = self.case(task)
+        self.desk = self.attach_store("desk", self._now.store())
+        self.records, self.contacts = RecordSession(self.desk), []
+        self._before = flatten(self.desk)
+        return [Message("user", f"{self._now.prompt}\nTables: {self.records.overview()}")]
+
+    def reply(self, contact: Contact) -> str:
+        return people.reply(self._now, self.desk, contact)
+
+    def grade(self) -> Grade:
+        case, company = self._now, self.company
+        last = self.trace[-1].call if self.trace else None
+        detail = case.header[company.detail[case.kind.name]]
+        contacts = (c if c.verb == "request" else Contact("ask", c.person, _spelled(c.about, detail)) for c in self.contacts)
+        return RUBRIC.score(
+            Ended(
+                submitted=last is not None and last.name == "submit",
+                before=self._before,
+                after=flatten(self.desk),
+                changes=case.changes(company),
+                state=f"Requests/{case.number}/{case.header['state']}",
+                contacts=tuple(contacts),
+                question=Contact("ask", case.owner, detail),
+                requested=tuple(Contact("request", person, case.number) for person in case.requested(company)),
+            )
+        )
+
+    def golden(self, task: Task) -> list[str]:
+        return self.case(task).golden(self.company)
+
+    def canary_scripts(self, task: Task) -> dict[str, list[str]]:
+        return canaries.scripts(self.case(task), self.company)
+
+
+def _spelled(about: str, detail: str) -> str:
+    return detail if about.casefold() == detail.casefold() else about

@@ -1,0 +1,200 @@
+"""Our workflows as an OpenEnv server: ``web.run_app(openenv_app(lambda: load_environment(path)))`` with aiohttp's ``web``.
+
+The wire protocol of OpenEnv 0.2: WebSocket ``/ws`` (reset, step, state, close; a session has an environment of its own) and HTTP
+``/health``, ``/metadata``, ``/schema``, ``/reset``, ``/step``, ``/state``. OpenEnv itself is not needed here.
+
+An action is ``{"call": "fill Sheet | Column | =..."}`` (compact or JSON), or one of OpenEnv's MCP actions ``list_tools`` and
+``call_tool``. Observations hold ``messages``; at the end also ``success`` and ``components``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from frontier_tune.contracts import BadInput, Task
+from frontier_tune.sdk import ToolCall, WorkflowEnv, render_json
+
+Json = dict[str, Any]
+_TEXT: Json = {"type": "string"}
+_METADATA: Json = {"type": "object", "additionalProperties": True, "default": {}}
+ACTION: Json = {
+    "title": "WorkflowAction",
+    "type": "object",
+    "properties": {"call": {**_TEXT, "description": "A tool call, compact or JSON"}, "metadata": _METADATA},
+    "required": ["call"],
+    "additionalProperties": False,
+}
+_MESSAGE: Json = {"type": "object", "properties": {"role": _TEXT, "content": _TEXT}, "required": ["role", "content"]}
+OBSERVATION: Json = {
+    "title": "WorkflowObservation",
+    "type": "object",
+    "properties": {
+        "messages": {"type": "array", "items": _MESSAGE},
+        "tools": {"type": "array", "items": {"type": "object"}, "description": "At reset: schemas in OpenAI's format"},
+        "success": {"type": "boolean", "description": "At the end"},
+        "components": {"type": "object", "description": "At the end: what the rubric looked at"},
+    },
+}
+STATE: Json = {
+    "title": "State",
+    "type": "object",
+    "properties": {"episode_id": {"anyOf": [_TEXT, {"type": "null"}]}, "step_count": {"type": "integer", "minimum": 0}},
+}
+
+
+class Refused(Exception):
+    """A message that the protocol does not allow; ``code`` as OpenEnv names it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Session:
+    """One client's environment. Every method blocks; a session is used by one thread."""
+
+    def __init__(self, new: Callable[[], WorkflowEnv]) -> None:
+        self.env, self.steps, self.running = new(), 0, False
+        self.episode: str | None = None
+
+    def reset(self, data: Json) -> Json:
+        """``data``: ``seed``, ``episode_id`` and ``task`` (a task's JSON), all optional."""
+        if unknown := sorted(set(data) - {"seed", "episode_id", "task"}):
+            raise Refused("VALIDATION_ERROR", f"reset takes seed, episode_id and task, not {', '.join(unknown)}")
+        seed, task = data.get("seed"), data.get("task")
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+            raise Refused("VALIDATION_ERROR", f"seed is a whole number of at least 0, not {seed!r:.40}")
+        try:
+            messages, info = self.env.reset(seed=seed, options={"task": Task(**task)} if task else None)
+        except (BadInput, TypeError) as e:
+            raise Refused("VALIDATION_ERROR", str(e)) from None
+        if info["failure"]:
+            raise Refused("EXECUTION_ERROR", f"{info['failure']['kind']}: {info['failure']['detail']}")
+        self.episode, self.steps, self.running = data.get("episode_id") or uuid.uuid4().hex, 0, True
+        return _answer({"messages": [asdict(m) for m in messages], "tools": self.env.schemas}, None, False)
+
+    def step(self, action: Json) -> Json:
+        """One action: a call, or one of OpenEnv's MCP actions."""
+        kind = action.get("type")
+        if kind == "list_tools":
+            tools = [s["function"] for s in self.env.schemas]
+            listed = [{"name": t["name"], "description": t["description"], "input_schema": t["parameters"]} for t in tools]
+            return _answer({"tools": listed}, None, False)
+        if kind == "call_tool" and isinstance(action.get("tool_name"), str):
+            text = render_json(ToolCall(action["tool_name"], action.get("arguments") or {}))
+        elif isinstance(action.get("call"), str) and not set(action) - {"call", "metadata"}:
+            text = action["call"]
+        else:
+            raise Refused("VALIDATION_ERROR", f"an action is {{'call': text}} or call_tool, not fields {', '.join(action)}")
+        if not self.running:
+            raise Refused("EXECUTION_ERROR", "no episode is running: reset first")
+        messages, reward, terminated, truncated, info = self.env.step(text)
+        self.steps += 1
+        self.running = not (terminated or truncated)
+        if info["failure"]:
+            raise Refused("EXECUTION_ERROR", f"{info['failure']['kind']}: {info['failure']['detail']}")
+        end: Json = {} if self.running else {"success": info["success"], "components": info["components"]}
+        told: Json = {"messages": [asdict(m) for m in messages]}
+        if kind == "call_tool":
+            told = {"tool_name": action["tool_name"], "result": "\n".join(m.content for m in messages), "error": None}
+        return _answer({**told, **end}, reward, not self.running)
+
+    def state(self) -> Json:
+        return {"episode_id": self.episode, "step_count": self.steps}
+
+
+def openenv_app(new: Callable[[], WorkflowEnv], max_sessions: int = 16) -> web.Application:
+    """The server as an aiohttp application. ``new`` makes an environment (and attaches a sandbox where its tools run code)."""
+    app = web.Application()
+    example, slots = new(), {"left": max_sessions}
+    about = {"name": example.name, "description": (type(example).__doc__ or "").strip(), "version": example.version}
+    plain: list[Session] = []  # HTTP has no sessions: all of its requests share one
+    worker = ThreadPoolExecutor(1)
+
+    async def run(executor: ThreadPoolExecutor, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(executor, function, *args)
+
+    async def socket(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse(max_msg_size=100 << 20)
+        await ws.prepare(request)
+        if not slots["left"]:
+            await ws.send_json(_error("CAPACITY_REACHED", f"all {max_sessions} sessions are taken"))
+            await ws.close()
+            return ws
+        slots["left"] -= 1
+        executor = ThreadPoolExecutor(1)
+        try:
+            session = await run(executor, Session, new)
+            async for message in ws:
+                if message.type is not WSMsgType.TEXT:
+                    continue
+                answer = await run(executor, _handle, session, message.data)
+                if answer is None:
+                    break
+                await ws.send_json(answer)
+            await run(executor, session.env.close)
+        finally:
+            slots["left"] += 1
+            executor.shutdown(wait=False)
+        await ws.close()
+        return ws
+
+    async def post(request: web.Request) -> web.Response:
+        kind = request.path.strip("/")
+        if not plain:
+            plain.append(await run(worker, Session, new))
+        body = await request.json() if request.can_read_body else {}
+        message = (
+            {"type": kind} if kind == "state" else {"type": kind, "data": body.get("action", {}) if kind == "step" else body}
+        )
+        answer = await run(worker, _handle, plain[0], json.dumps(message))
+        status = {"VALIDATION_ERROR": 422}.get(answer["data"].get("code"), 500) if answer["type"] == "error" else 200
+        return web.json_response({"detail": answer["data"]} if status != 200 else answer["data"], status=status)
+
+    def constant(content: Json) -> Callable[[web.Request], Any]:
+        async def get(request: web.Request) -> web.Response:
+            return web.json_response(content)
+
+        return get
+
+    app.router.add_get("/ws", socket)
+    app.router.add_post("/reset", post)
+    app.router.add_post("/step", post)
+    app.router.add_get("/state", post)
+    app.router.add_get("/health", constant({"status": "healthy"}))
+    app.router.add_get("/metadata", constant(about))
+    app.router.add_get("/schema", constant({"action": ACTION, "observation": OBSERVATION, "state": STATE}))
+    return app
+
+
+def _handle(session: Session, text: str) -> Json | None:
+    """The answer to one message; None where the client says goodbye."""
+    try:
+        message = json.loads(text)
+    except ValueError as e:
+        return _error("INVALID_JSON", f"Invalid JSON: {e}")
+    kind, data = (message.get("type"), message.get("data", {})) if isinstance(message, dict) else (None, {})
+    try:
+        if kind in ("reset", "step") and isinstance(data, dict):
+            return {"type": "observation", "data": session.reset(data) if kind == "reset" else session.step(data)}
+        if kind == "state":
+            return {"type": "state", "data": session.state()}
+    except Refused as e:
+        return _error(e.code, str(e))
+    return None if kind == "close" else _error("UNKNOWN_TYPE", f"Unknown message type: {kind}")
+
+
+def _answer(observation: Json, reward: float | None, done: bool) -> Json:
+    return {"observation": observation, "reward": reward, "done": done}
+
+
+def _error(code: str, message: str) -> Json:
+    return {"type": "error", "data": {"message": message, "code": code}}

@@ -1,0 +1,103 @@
+"""The crew of a run: its three actors started side by side, the handles to them, and new ones in the place of dead ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from frontier_tune.orchestration import actors, learners
+from frontier_tune.orchestration.handle import ActorDied, Deadlines, Handle
+from frontier_tune.orchestration.overlap import share_threads
+from frontier_tune.recipe import Recipe
+from frontier_tune.sampling.environment import engine_environment
+
+SAMPLER, EPISODES, LEARNER = "sampler", "episodes", "learner"  # roles, in the order in which they start
+
+
+@dataclass
+class Crew:
+    """The actors of one run. ``learner`` is missing where nothing is trained (evaluation of an adapter).
+
+    ``hire`` starts an actor of a role, without waiting until it stands.
+    """
+
+    episodes: Handle
+    sampler: Handle
+    learner: Handle
+    hire: Mapping[str, Callable[[], Any]]
+
+    @classmethod
+    def start(
+        cls,
+        base_dir: Path,
+        recipe: Recipe,
+        root: Path,
+        environments: actors.Environments,
+        log: Path,
+        learn: bool = True,
+    ) -> Crew:
+        """Start all at once (Ray must be up) and wait until they stand. Raises their typed errors."""
+        base, where, recipe = str(base_dir), str(log), share_threads(recipe)
+        threads = {"OMP_NUM_THREADS": str(recipe.learner.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        threads["PYTHONPATH"] = str(root)  # where an algorithm of the workspace's own is imported from
+        engine = engine_environment(recipe.sampler.threads)
+
+        def play() -> Any:
+            hired = actors.remote(actors.EpisodeActor, {"OMP_NUM_THREADS": "1"}, 4)
+            return hired.remote(base, recipe, str(root), environments, crew.sampler.actor, where)
+
+        def learner() -> Any:
+            size = recipe.placement.learners
+            if size == 1:
+                return actors.remote(actors.LearnerActor, threads, 1).remote(base, recipe, where)
+            return actors.remote(learners.LearnerGroup, threads, 1).remote(base, recipe, where, size)
+
+        hire = {
+            SAMPLER: lambda: actors.remote(actors.SamplerActor, engine, 8).remote(base, recipe, where),
+            EPISODES: play,
+            LEARNER: learner,
+        }
+        crew = cls.of(hire, where, Deadlines.of(recipe), learn)
+        crew.start_roles([role for role in hire if learn or role != LEARNER])
+        return crew
+
+    @classmethod
+    def of(cls, hire: Mapping[str, Callable[[], Any]], log: str, deadlines: Deadlines, learn: bool = True) -> Crew:
+        """A crew whose actors are still to be started (``start_roles``)."""
+        sampler, episodes = Handle(None, log, SAMPLER, deadlines), Handle(None, log, EPISODES, deadlines)
+        episodes.peers = {SAMPLER: sampler}
+        return cls(episodes, sampler, Handle(None, log, LEARNER, deadlines), hire)
+
+    def start_roles(self, roles: Collection[str]) -> None:
+        """Start an actor of each role, in the place of the one that is there, and wait until all stand. Raises ActorDied."""
+        chosen = [(role, self.handle(role)) for role in (SAMPLER, EPISODES, LEARNER) if role in roles]
+        for _, handle in chosen:
+            handle.kill()
+        for role, handle in chosen:
+            handle.put(self.hire[role]())
+        for _, handle in chosen:
+            handle.meet(handle.started())
+
+    def handle(self, role: str) -> Handle:
+        return {SAMPLER: self.sampler, EPISODES: self.episodes, LEARNER: self.learner}[role]
+
+    @property
+    def handles(self) -> list[Handle]:
+        """Of all actors that were started."""
+        return [h for h in (self.sampler, self.episodes, self.learner) if h.actor is not None]
+
+    def dead(self, error: ActorDied) -> set[str]:
+        """Roles that need another actor after ``error``: the one that it names, and whose process is not there any more."""
+        named = {error.role} if error.role else {h.role for h in self.handles}
+        return named | {h.role for h in self.handles if not h.alive}
+
+    def close(self) -> None:
+        """End the actors and what they started: asked first, so that they clear up, then killed."""
+        asked = [h.submit("close") for h in (self.sampler, self.episodes) if h.actor is not None and h.alive]
+        ray.wait(asked, num_returns=len(asked), timeout=10) if asked else None
+        for handle in self.handles:
+            handle.kill()

@@ -1,0 +1,53 @@
+"""``tune --dry-run``: everything is checked that can be, and the plan is printed. Nothing is trained, nothing downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from frontier_tune import recipe as recipes
+from frontier_tune.orchestration import base, plan, preflight, warm_start
+from frontier_tune.orchestration.groups import derive_seed
+from frontier_tune.recipe import Recipe
+
+
+def dry_run(recipe: Recipe, recipe_file: Path) -> str:
+    """The resolved recipe and the plan, as text. Raises BadInput for whatever a run would be refused for.
+
+    Two things are said instead of refused, as they are no fault of the recipe: what this version can't run yet, and GPUs that
+    this machine lacks. Without the base's weights and tokenizer here, openings are not held against the context's length.
+    """
+    root = preflight.find_root(recipe, recipe_file)
+    found = base.for_plan(recipe, recipe_file, root)
+    notes = []
+    if found.directory is not None and not recipe.placement.gpus_per_node and not plan.missing(recipe, found.config):
+        ready = preflight.check(recipe, recipe_file)
+        made, counts = ready.plan, ready.counts
+        notes = warm_start.describe(warm_start.prepare(ready)).splitlines()
+    else:
+        counts = _checked(recipe, root, found)
+        made = plan.make(recipe, found.config, root, recipe_file.stem)
+        plan.require_resources(made, preflight.run_directory(recipe, root))
+        if found.directory is None:
+            notes = [
+                f"base       planned from {found.source}: no weights and no tokenizer of {recipe.base} are here, so that the"
+            ]
+            notes += ["             openings of tasks were not held against sampler.max_model_len"]
+    text = plan.describe(made, recipe, counts)
+    return f"# resolved recipe\n{recipes.dump(recipe)}\n# plan\n" + "\n".join([text, *notes])
+
+
+def _checked(recipe: Recipe, root: Path, found: base.Planned) -> dict[str, int]:
+    """What ``preflight.check`` looks at, as far as it needs no tokenizer: counts of tasks by split."""
+    from frontier_tune.algorithms import registry
+    from frontier_tune.experts import families
+    from frontier_tune.sdk.tasks import check_disjoint
+
+    registry.build(recipe, root)
+    families.peft_config(recipe.adapter, found.config)
+    preflight.check_lengths(recipe, found.config)
+    env, options = recipe.environment, preflight.environment_options(recipe, root)
+    with preflight.environment(env.path, root, options) as pool:
+        train = preflight.draw(pool, "train", env.train_tasks, recipe.seed)
+        heldout = preflight.draw(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))
+        check_disjoint(train, heldout)
+    return {"training": len(train), "held-out": len(heldout), "general": env.general_tasks}

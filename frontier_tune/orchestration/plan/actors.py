@@ -1,0 +1,194 @@
+"""The processes of a run and what each needs, part by part: in main memory, and on each of its GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from frontier_tune.orchestration.plan import activations, cache
+from frontier_tune.orchestration.plan.machine import MIB
+from frontier_tune.orchestration.plan.sizes import BYTES, Parameters, Sizes, adapter_parameters, weight_bytes
+from frontier_tune.orchestration.plan.work import Work, microbatch
+from frontier_tune.recipe import Recipe
+
+GIB = 2**30
+# Resident memory of each process before any model is in it (interpreter, torch, engine code), measured on the CPU builds.
+PROCESSES = {"driver": 450 * MIB, "episodes": 350 * MIB, "environment worker": 160 * MIB, "ray": 600 * MIB}
+ENGINE, LEARNER = 900 * MIB, 550 * MIB
+# Estimates, not measured here: CUDA's context with its libraries' workspaces; buffers of NCCL in a process that talks to others.
+CUDA_CONTEXT, NCCL = 700 * MIB, 400 * MIB
+# Of the learner on a CPU in bfloat16, measured by benchmarks/plan_memory.py: oneDNN compiles a kernel for every shape of matrix
+# that an expert happens to get, and keeps a thousand of them.
+ONEDNN_KERNELS = 850 * MIB
+TRAJECTORY_BYTES_PER_TOKEN = 40  # token, mask, log-probability, version as Python lists, in three processes at times
+_BATCHED_TOKENS = 4096  # sampling.backend: tokens of one forward of the engine, at least
+
+
+@dataclass(frozen=True)
+class Part:
+    """``key``: the recipe's key that makes it smaller. ``exact``: counted; else a figure measured elsewhere, or an estimate."""
+
+    name: str
+    bytes: int
+    key: str
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One process. ``gpus``: how many it has; ``device``: what it needs on each of them; ``host``: in main memory."""
+
+    name: str
+    gpus: int
+    device: tuple[Part, ...]
+    host: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is planned: everything that parts are computed from."""
+
+    recipe: Recipe
+    config: Any
+    sizes: Sizes
+    parameters: Parameters
+    adapter: int
+    work: Work
+
+
+def subject(recipe: Recipe, config: Any, parameters: Parameters, sizes: Sizes, work: Work) -> Subject:
+    return Subject(recipe, config, sizes, parameters, adapter_parameters(recipe, config), work)
+
+
+def learner_need(s: Subject, device: str, learners: int = 1) -> activations.Need:
+    """Of the fullest micro-batch that the recipe allows: as many rows predict as there are."""
+    from frontier_tune.experts.families import target_modules
+
+    r = s.recipe
+    setting = activations.Setting(
+        r.learner.dtype,
+        r.adapter.rank,
+        tuple(target_modules(r.adapter, s.config)),
+        r.adapter.experts,
+        device,
+        r.learner.activation_checkpointing,
+    )
+    rows = microbatch(r, s.work, learners)
+    return activations.need(s.sizes, setting, activations.Batch(rows, rows), s.adapter, learners > 1)
+
+
+def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = False) -> list[Part]:
+    """The learner's memory where its model is."""
+    r = s.recipe
+    base = s.parameters.total * BYTES[r.learner.dtype]
+    found = learner_need(s, device, learners)
+    beyond = max(0, found.peak - s.adapter * 4)  # the gradient is in the row before, whether it is there at the peak or not
+    parts = [
+        Part("base", -(-base // learners) if sharded else base, "placement.shard_base" if learners > 1 else "learner.dtype"),
+        Part("adapter, gradient, two moments", s.adapter * 4 * 4, "adapter.rank"),
+        *([Part("state to go back to", s.adapter * 4 * 3, "learner.rollbacks")] if r.learner.rollbacks else []),
+        Part("activations of a micro-batch", beyond, "learner.tokens_per_microbatch"),
+    ]
+    if device == "cpu":
+        parts += retained(found, r.learner.dtype)
+    if sharded:  # a layer is put together while it is used, and the next one on its way
+        layer = (base - (s.parameters.embedding + s.parameters.head) * BYTES[r.learner.dtype]) // s.sizes.moe.depth
+        parts.append(Part("two whole layers of the base", 2 * layer, "placement.shard_base"))
+    if r.algorithm.name == "ppo":
+        width = s.sizes.hidden
+        critic = (width * width + 2 * width + 1) * 4 * 4 + 2 * 4 * width * microbatch(r, s.work, learners)
+        parts.append(Part("critic", critic, "algorithm.name"))
+    return parts
+
+
+def retained(need: activations.Need, dtype: str) -> list[Part]:
+    """What the learner's process on a CPU holds beyond its tensors, once a micro-batch has gone through it.
+
+    Freed memory stays with the process (learning.memory), and an aligned allocation does not fill every hole of its size.
+    """
+    parts = [Part("pieces that freed memory leaves", need.holes, "learner.tokens_per_microbatch", exact=False)]
+    if dtype != "float32":
+        parts.append(Part("oneDNN's kernels", ONEDNN_KERNELS, "learner.dtype", exact=False))
+    return parts
+
+
+def sampler_parts(s: Subject, device: str, tensor_parallel: int = 1) -> list[Part]:
+    """The sampler's memory where its model is, on each of its GPUs."""
+    r, tp = s.recipe.sampler, tensor_parallel
+    base = weight_bytes(s.parameters, s.config, r.dtype)
+    slots = cache.adapter_slots(s.sizes, s.recipe.adapter.rank, s.adapter, s.recipe.adapter.experts, r.dtype)
+    parts = [
+        Part("base", -(-base // tp), "placement.tensor_parallel" if device != "cpu" else "sampler.dtype"),
+        Part("adapter slots", -(-slots // tp), "adapter.rank"),
+        Part("KV cache", r.kv_cache_mb * MIB, "sampler.kv_cache_mb"),
+    ]
+    if device == "cpu" and s.recipe.adapter.experts:
+        experts = s.parameters.in_experts * BYTES[r.dtype]
+        if r.dtype == "float32":  # the kernel's own copies of the slots
+            parts.append(Part("adapter slots as the kernel reads them", slots, "adapter.rank"))
+        else:  # unpacked weights to merge into, and a packed copy of the experts for the base and each slot
+            merged = (2 + cache.SLOTS) * experts
+            parts.append(Part("experts with adapter merged", merged, "adapter.experts"))
+    if device != "cpu":
+        parts.append(Part("workspace of a forward", -(-_workspace(s) // tp), "sampler.max_sequences", exact=False))
+    return parts
+
+
+def _workspace(s: Subject) -> int:
+    """Alive in one forward of the engine: the experts' three buffers, and logits in float32 three times over."""
+    r, z = s.recipe.sampler, s.sizes
+    tokens = max(r.max_model_len, _BATCHED_TOKENS)
+    experts = tokens * z.moe.top_k * (3 * z.moe.expert_width + z.hidden) * BYTES[r.dtype]
+    return experts + 3 * 4 * r.max_sequences * z.vocabulary
+
+
+def crew(s: Subject, device: str) -> list[Actor]:
+    """Every process of the run. On ``cpu`` models are in main memory, on ``cuda`` on GPUs."""
+    p, env = s.recipe.placement, s.recipe.environment
+    on_gpu = device != "cpu"
+    out = []
+    for n in range(p.learners):
+        parts = learner_parts(s, device, p.learners, p.shard_base)
+        process = Part("process", LEARNER, "", exact=False)
+        if on_gpu:
+            context = Part(
+                "CUDA context" + (", NCCL" if p.learners > 1 else ""), CUDA_CONTEXT + NCCL * (p.learners > 1), "", False
+            )
+            out.append(Actor(_numbered("learner", n, p.learners), 1, (*parts, context), (process,)))
+        else:
+            out.append(Actor(_numbered("learner", n, p.learners), 0, (), (*parts, process)))
+    for n in range(p.samplers):
+        parts = sampler_parts(s, device, p.tensor_parallel if on_gpu else 1)
+        process = Part("process", ENGINE * (p.tensor_parallel if on_gpu else 1), "", exact=False)
+        if on_gpu:
+            many = p.tensor_parallel > 1
+            context = Part("CUDA context" + (", NCCL" if many else ""), CUDA_CONTEXT + NCCL * many, "", False)
+            spare = Part("adapters in main memory", cache.SLOTS * s.adapter * BYTES[s.recipe.sampler.dtype], "adapter.rank")
+            out.append(Actor(_numbered("sampler", n, p.samplers), p.tensor_parallel, (*parts, context), (spare, process)))
+        else:
+            out.append(Actor(_numbered("sampler", n, p.samplers), 0, (), (*parts, process)))
+    for n in range(p.episode_actors):
+        count = env.workers * (2 if env.general_tasks or s.work.rehearsal else 1)  # general tasks have workers of their own
+        workers = Part(f"{count} environment workers", count * PROCESSES["environment worker"], "environment.workers", False)
+        process = Part("process", PROCESSES["episodes"], "", exact=False)
+        out.append(Actor(_numbered("episodes", n, p.episode_actors), 0, (), (workers, process)))
+    held = (
+        s.work.episodes_at_most * s.work.longest * (TRAJECTORY_BYTES_PER_TOKEN + _route_bytes(s)) * (1 + s.recipe.run.staleness)
+    )
+    driver = (
+        Part("trajectories of a step", held, "algorithm.groups_per_step"),
+        Part("process and Ray", PROCESSES["driver"] + PROCESSES["ray"], "", exact=False),
+    )
+    out.append(Actor("driver", 0, (), driver))
+    return out
+
+
+def _route_bytes(s: Subject) -> int:
+    """Of one token, where the sampler's routes go to the learner: the experts of every layer, in two processes at times."""
+    if not (s.recipe.sampler.routes or s.recipe.algorithm.replay == "sampler"):
+        return 0
+    return 2 * len(s.sizes.moe.layers) * s.sizes.moe.top_k * (1 if s.sizes.moe.num_experts <= 256 else 2)
+
+
+def _numbered(name: str, n: int, count: int) -> str:
+    return name if count == 1 else f"{name} {n + 1}"

@@ -1,0 +1,54 @@
+"""What a plan may ask for and this version can't run yet. A dry run says it; a real run is refused by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from frontier_tune.contracts import BadInput
+from frontier_tune.orchestration.plan.sizes import quantization, windows
+from frontier_tune.recipe import Recipe
+
+
+def missing(recipe: Recipe, config: Any) -> list[str]:
+    """One line each: what is missing, and the key that asks for it. Empty where the recipe can run as it is."""
+    p = recipe.placement
+    asked = {
+        "placement.samplers": (p.samplers > 1, f"{p.samplers} samplers: a run has one"),
+        "placement.tensor_parallel": (p.tensor_parallel > 1, "splitting a sampler over GPUs: it runs in one process"),
+        "placement.shard_base": (p.shard_base, "splitting the base over learners (FSDP2): each holds all of it"),
+        "learner.activation_checkpointing": (
+            recipe.learner.activation_checkpointing,
+            "computing activations again in backward: the learner keeps all of them",
+        ),
+        "placement.episode_actors": (p.episode_actors > 1, f"{p.episode_actors} episode actors: a run has one"),
+        "placement.nodes": (p.nodes > 1, f"{p.nodes} nodes: a run's actors live on one machine"),
+        "placement.address": (p.address is not None, "joining a Ray cluster: a run starts a Ray of its own"),
+        "placement.layout": (
+            p.layout == "disaggregated" and p.gpus > 0,
+            "GPUs of their own for samplers and learners: all actors of a run see the same",
+        ),
+    }
+    return [f"{what} ({key})" for key, (wanted, what) in asked.items() if wanted] + _of_the_base(recipe, config)
+
+
+def _of_the_base(recipe: Recipe, config: Any) -> list[str]:
+    out, longest = [], recipe.sampler.max_model_len
+    kind = getattr(config, "model_type", None)
+    if kind == "gpt_oss":
+        out.append("training gpt-oss: the learner's attention has no sinks, and its experts no biases (base)")
+    elif any(w is not None and w < longest for w in windows(config)):
+        out.append(f"training with attention windows shorter than {longest} tokens (sampler.max_model_len)")
+    if method := quantization(config):
+        out.append(f"training on weights quantized by {method}: the learner takes unquantized ones (base)")
+    return out
+
+
+def require(recipe: Recipe, config: Any) -> None:
+    """Raises BadInput with all that is missing."""
+    lines = missing(recipe, config)
+    if lines:
+        raise BadInput(
+            "this version can't run the recipe; `--dry-run` plans it all the same. Missing:\n"
+            + "\n".join(f"  {line}" for line in lines)
+            + "\nTake those keys out, or choose another base"
+        )

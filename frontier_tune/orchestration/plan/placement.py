@@ -1,0 +1,154 @@
+"""Which actor goes to which node and GPU, what each of them holds then, and what does not fit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from frontier_tune.contracts import BadInput
+from frontier_tune.orchestration.plan.actors import GIB, Actor, Part
+from frontier_tune.orchestration.plan.machine import size
+from frontier_tune.recipe import Placement
+
+# Of a GPU's memory: what the driver keeps, and what allocators lose to fragments. An estimate.
+USABLE = 0.95
+NODE_OVERHEAD = 2 * GIB  # system and Ray's processes of a node
+
+
+@dataclass(frozen=True)
+class Placed:
+    """``gpus``: numbers within the node; none for an actor that has none."""
+
+    actor: Actor
+    node: int
+    gpus: tuple[int, ...]
+
+
+def lines(placed: Sequence[Placed]) -> list[str]:
+    """Who is where, one line for neighbours of a kind on one node."""
+    runs: list[list[Placed]] = []
+    for one in placed:
+        last = runs[-1][-1] if runs else None
+        if last and last.node == one.node and last.actor.name.split()[0] == one.actor.name.split()[0]:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    out = []
+    for run in runs:
+        kind, *number = run[0].actor.name.split()
+        name = f"{kind} {ranges([int(one.actor.name.split()[1]) for one in run])}" if number else kind
+        gpus = ranges([g for one in run for g in one.gpus])
+        each = f", {len(run[0].gpus)} each" if len(run[0].gpus) > 1 else ""
+        out.append(f"{name:15} node {run[0].node}" + (f", GPU {gpus}{each}" if gpus else ""))
+    return out
+
+
+def assign(actors: Sequence[Actor], p: Placement) -> list[Placed]:
+    """Every actor's place. Learners fill nodes from the first, samplers from the last (disaggregated) or the same GPUs.
+
+    A sampler's GPUs are of one node. Actors without a GPU go around the nodes, the driver to the first. Raises BadInput where
+    there are too few GPUs.
+    """
+    per_node = p.gpus_per_node or 0
+    learners = [a for a in actors if a.name.startswith("learner")]
+    samplers = [a for a in actors if a.name.startswith("sampler")]
+    rest = [a for a in actors if a not in learners and a not in samplers]
+    out: list[Placed] = []
+    taken = 0
+    if per_node:
+        _enough(p)
+        for n, actor in enumerate(learners):
+            out.append(Placed(actor, n // per_node, (n % per_node,)))
+        taken = len(learners) if p.layout == "disaggregated" else 0
+    else:
+        out += [Placed(a, n % p.nodes, ()) for n, a in enumerate([*learners, *samplers])]
+    for actor in samplers if per_node else ():
+        node, first = divmod(taken, per_node)
+        if first + actor.gpus > per_node:  # what is left of this node is too little for a whole sampler
+            node, first = node + 1, 0
+        if node >= p.nodes:
+            raise BadInput(
+                f"placement: {actor.name} finds no node with {actor.gpus} free GPUs (placement.tensor_parallel) beside "
+                f"{p.learners} learners; choose placement.learners so that whole nodes or whole samplers' worth of GPUs are left"
+            )
+        out.append(Placed(actor, node, tuple(range(first, first + actor.gpus))))
+        taken = node * per_node + first + actor.gpus
+    out += [Placed(a, 0 if a.name == "driver" else n % p.nodes, ()) for n, a in enumerate(rest)]
+    return out
+
+
+def _enough(p: Placement) -> None:
+    per_node = p.gpus_per_node or 0
+    if p.gpu_memory_gib is None:
+        raise BadInput("placement.gpu_memory_gib: state the memory of one GPU, or take placement.gpus_per_node out")
+    if p.tensor_parallel > per_node:
+        raise BadInput(
+            f"placement.tensor_parallel: {p.tensor_parallel}, but a node has {per_node} GPUs (placement.gpus_per_node), and a "
+            "sampler lives on one node"
+        )
+    sampling, learning = p.samplers * p.tensor_parallel, p.learners
+    wanted = sampling + learning if p.layout == "disaggregated" else max(sampling, learning)
+    if wanted > p.gpus:
+        raise BadInput(
+            f"placement: {p.samplers} samplers of {p.tensor_parallel} GPUs and {p.learners} learners, {p.layout}, take {wanted} "
+            f"GPUs; {p.nodes} nodes of {per_node} have {p.gpus}. Lower placement.samplers, tensor_parallel or learners, or raise "
+            "nodes or gpus_per_node"
+        )
+
+
+def by_gpu(placed: Sequence[Placed]) -> dict[tuple[int, int], list[tuple[str, Part]]]:
+    """(node, GPU) -> (actor, part) of all that it holds."""
+    out: dict[tuple[int, int], list[tuple[str, Part]]] = defaultdict(list)
+    for one in placed:
+        for gpu in one.gpus:
+            out[one.node, gpu] += [(one.actor.name, part) for part in one.actor.device]
+    return dict(sorted(out.items()))
+
+
+def by_node(placed: Sequence[Placed]) -> dict[int, list[tuple[str, Part]]]:
+    """Node -> (actor, part) of all that is in its main memory."""
+    out: dict[int, list[tuple[str, Part]]] = defaultdict(list)
+    for one in placed:
+        out[one.node] += [(one.actor.name, part) for part in one.actor.host]
+    return dict(sorted(out.items()))
+
+
+def require_fit(placed: Sequence[Placed], p: Placement, node_memory: int | None) -> None:
+    """Raises BadInput for the first GPU or node that holds too much, naming the largest parts and the keys that mend it.
+
+    ``node_memory``: bytes of a node's main memory, None where it isn't known.
+    """
+    if p.gpu_memory_gib is not None:
+        usable = round(p.gpu_memory_gib * GIB * USABLE)
+        for (node, gpu), parts in by_gpu(placed).items():
+            _fits(f"GPU {gpu} of node {node}", parts, usable, f"{USABLE:.0%} of placement.gpu_memory_gib")
+    if node_memory is not None:
+        for node, parts in by_node(placed).items():
+            _fits(
+                f"main memory of node {node}", parts, node_memory - NODE_OVERHEAD, "placement.node_memory_gib less the system's"
+            )
+
+
+def _fits(where: str, parts: Sequence[tuple[str, Part]], limit: int, limit_name: str) -> None:
+    total = sum(part.bytes for _, part in parts)
+    if total <= limit:
+        return
+    largest = sorted(parts, key=lambda ap: -ap[1].bytes)[:3]
+    keys = list(dict.fromkeys(part.key for _, part in largest if part.key))
+    raise BadInput(
+        f"memory: {where} would hold {size(total)}, {size(limit)} are there ({limit_name}): {size(total - limit)} too much. "
+        f"Largest parts: {', '.join(f'{actor}: {part.name} {size(part.bytes)}' for actor, part in largest)}. What makes them "
+        f"smaller: {', '.join(keys)}; or more or larger GPUs (placement.gpus_per_node, placement.gpu_memory_gib)"
+    )
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """``0-3, 6`` of 0, 1, 2, 3, 6."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)

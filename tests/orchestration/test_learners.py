@@ -1,0 +1,67 @@
+"""Two learners of a crew: processes of their own, one adapter; told apart when they diverge, missed when one dies."""
+
+import random
+
+import pytest
+import ray
+import torch
+
+from frontier_tune import recipe as recipes
+from frontier_tune.contracts import EpisodeSpec, GateFailed, Task, Trajectory
+from frontier_tune.orchestration.actors import LearnerActor
+from frontier_tune.orchestration.cluster import local_ray
+from frontier_tune.orchestration.learners import LearnerGroup, LearnerLost
+from tests import tiny
+
+# Calls that change nothing in a learner: the first one answers for all.
+READS = {"score", "digests", "write_canary"}
+
+
+def test_whatever_changes_a_learner_reaches_all_of_them() -> None:
+    changing = {name for name in vars(LearnerActor) if not name.startswith("_")} - READS
+    assert changing <= set(vars(LearnerGroup))
+
+
+def batch(seed: int) -> list[Trajectory]:
+    draw = random.Random(seed)
+    out = []
+    for group in range(3):
+        prompt = [draw.randrange(2, tiny.VOCABULARY) for _ in range(20)]
+        for member in range(2):
+            sampled = [draw.randrange(2, tiny.VOCABULARY) for _ in range(draw.randrange(3, 9))]
+            t = Trajectory(EpisodeSpec(Task("k", "train", {"g": group}), group, member, seed), reward=float(member))
+            t.tokens, t.mask = prompt + sampled, [False] * 20 + [True] * len(sampled)
+            t.logprobs, t.versions = [-2.0 * m for m in t.mask], [int(m) - 1 for m in t.mask]
+            out.append(t)
+    return out
+
+
+@pytest.mark.slow
+def test_a_group_is_one_learner_until_it_diverges_or_loses_one(tmp_path, monkeypatch) -> None:
+    from frontier_tune.learning.learner import Learner
+
+    base = tiny.build_base(tmp_path / "base")
+    content = {"adapter": {"rank": 4, "alpha": 8}, "learner": {"threads": 1, "device": "cpu", "warmup_steps": 0}}
+    recipe = recipes.parse(content, ["learner.learning_rate=0.01"])
+    alone = Learner(base, recipe)
+    with local_ray():
+        group = LearnerGroup(str(base), recipe, None, 2)
+        for seed in range(2):
+            want, got = alone.learn([batch(seed)]), group.learn([batch(seed)])
+            assert got["rows"] == want["rows"] and got["loss"] == pytest.approx(want["loss"], abs=1e-5)
+        group.save_adapter(str(tmp_path / "adapter"))
+        for (name, a), (_, b) in zip(alone.policy.named_parameters(), group._learner.policy.named_parameters(), strict=True):
+            # AdamW divides by the gradient's own size: where that is nothing but rounding, an update's sign is chance
+            assert (a - b).abs().median() < 1e-6, name
+        group.save(str(tmp_path / "state"))
+        group.load(str(tmp_path / "state"))
+
+        with torch.no_grad():
+            group._learner.policy.named_parameters()[0][1][0, 0] += 1e-3
+        with pytest.raises(GateFailed, match="1 of .* tensors of learner 1"):
+            group.save_adapter(str(tmp_path / "diverged"))
+        assert not (tmp_path / "diverged").exists()
+
+        ray.kill(group._others[0])
+        with pytest.raises(LearnerLost):
+            group.learn([batch(9)])

@@ -1,0 +1,262 @@
+"""Plans from config.json alone: published counts, cache formulas, placement, and refusals that name part and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frontier_tune import recipe as recipes
+from frontier_tune.contracts import BadInput
+from frontier_tune.orchestration import base, dry_run, plan, preflight
+from frontier_tune.orchestration.plan import cache, machine, placement, sizes, work
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+PRODUCTION = ROOT / "recipes" / "production"
+CONFIGS = sorted(p.parent.name for p in PRODUCTION.glob("configs/*/config.json"))
+RECIPES = sorted(PRODUCTION.glob("*.yaml"))
+GIB = 2**30
+
+
+def config(name: str) -> Any:
+    return base.read_config(PRODUCTION / "configs" / name)
+
+
+def planned(file: Path, *overrides: str) -> plan.Plan:
+    recipe = recipes.load(file, overrides)
+    made = plan.make(recipe, base.for_plan(recipe, file, ROOT).config, ROOT, file.stem)
+    plan.require_resources(made, ROOT)
+    return made
+
+
+# In billions: all parameters; those active for a token. As published: Qwen3 (arXiv:2505.09388, table 2; model card 30.5 and 3.3),
+# gpt-oss (arXiv:2508.10925, table 1: 20.91 and 3.61, without the input embedding), OLMoE (arXiv:2409.02060: 6.92 and 1.28),
+# DeepSeek-V3 (arXiv:2412.19437: 671 and 37).
+@pytest.mark.parametrize(
+    ("name", "total", "active"),
+    [
+        ("Qwen3-30B-A3B", 30.5, 3.35),
+        ("gpt-oss-20b", 20.91, 3.61),
+        ("OLMoE-1B-7B-0924", 6.92, 1.28),
+        ("DeepSeek-V3", 671.0, 37.55),
+    ],
+)
+def test_parameters_are_the_published_ones(name: str, total: float, active: float) -> None:
+    p = sizes.parameters(config(name))
+    assert p.total / 1e9 == pytest.approx(total, abs=0.05)
+    counted = p.active - (p.embedding if name == "gpt-oss-20b" else 0)
+    assert counted / 1e9 == pytest.approx(active, abs=0.05)
+
+
+def test_mxfp4_experts_take_what_the_published_checkpoint_does() -> None:
+    """gpt-oss-20b's checkpoint has 12.8 GiB (arXiv:2508.10925, table 1)."""
+    c = config("gpt-oss-20b")
+    p = sizes.parameters(c)
+    assert sizes.weight_bytes(p, c, "bfloat16") / GIB == pytest.approx(12.8, abs=0.05)
+    assert p.experts == 24 * 32 * 3 * 2880 * 2880 and p.expert_biases == 24 * 32 * 3 * 2880
+
+
+def test_fp8_leaves_embedding_head_router_and_norms() -> None:
+    c = config("DeepSeek-V3")
+    p = sizes.parameters(c)
+    inside = p.experts + p.attention + p.dense
+    assert sizes.weight_bytes(p, c, "bfloat16") == round(inside * (1 + 4 / 128**2)) + 2 * (p.total - inside)
+
+
+def test_another_quantization_is_refused() -> None:
+    c = config("OLMoE-1B-7B-0924")
+    c.quantization_config = {"quant_method": "awq"}
+    with pytest.raises(BadInput, match="awq"):
+        sizes.weight_bytes(sizes.parameters(c), c, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("name", "per_token"),
+    [
+        ("Qwen3-30B-A3B", 48 * 2 * 4 * 128 * 2),
+        ("OLMoE-1B-7B-0924", 16 * 2 * 16 * 128 * 2),
+        ("DeepSeek-V3", 61 * (512 + 64) * 2),  # one compressed vector and one rotary key a layer
+    ],
+)
+def test_a_sequence_s_cache(name: str, per_token: int) -> None:
+    z = sizes.sizes(config(name))
+    assert cache.cached_bytes(z, "bfloat16", 4096) == 4096 * per_token
+    assert cache.cached_bytes(z, "bfloat16", 4097) == 4112 * per_token  # whole blocks
+
+
+def test_windows_bound_the_cache() -> None:
+    z = sizes.sizes(config("gpt-oss-20b"))
+    per_layer = 2 * 8 * 64 * 2
+    assert cache.cached_bytes(z, "bfloat16", 8192) == 12 * per_layer * (8192 + 128 + 16)
+    assert cache.cached_bytes(z, "bfloat16", 8192, 4) * 4 == cache.cached_bytes(z, "bfloat16", 8192)
+    latent = sizes.sizes(config("DeepSeek-V3"))
+    assert cache.cached_bytes(latent, "bfloat16", 64, 8) == cache.cached_bytes(latent, "bfloat16", 64)  # whole on each GPU
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda p: p.stem)
+def test_production_recipes_fit_their_hardware(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 40
+    made = planned(file)
+    said = plan.describe(made, made.subject.recipe, {"training": 1})
+    assert all(w in said for w in ("placement", "learner: base", "sampler: KV cache", "micro-batch", "here "))
+    p = made.subject.recipe.placement
+    assert bool(made.missing) == (file.stem not in ("olmoe_7b_1gpu",)), made.missing
+    held = placement.by_gpu(made.placed)
+    assert len(held) == p.gpus and max(sum(part.bytes for _, part in parts) for parts in held.values()) < p.gpu_memory_gib * GIB
+
+
+def test_every_configuration_names_its_source() -> None:
+    assert len(CONFIGS) == 5
+    for name in CONFIGS:
+        assert "arXiv:" in config(name).source
+
+
+@pytest.mark.parametrize(
+    ("stem", "overrides", "words"),
+    [
+        ("qwen3_30b_a3b_8gpu", ["placement.shard_base=false"], ["learner", "base", "too much", "placement.shard_base"]),
+        ("qwen3_30b_a3b_8gpu", ["learner.activation_checkpointing=false"], ["activations", "learner.tokens_per_microbatch"]),
+        ("qwen3_30b_a3b_8gpu", ["sampler.kv_cache_mb=30000"], ["sampler", "KV cache", "sampler.kv_cache_mb"]),
+        ("qwen3_30b_a3b_8gpu", ["sampler.kv_cache_mb=1000"], ["sampler.kv_cache_mb", "16,384 tokens", "1536"]),
+        ("qwen3_30b_a3b_8gpu", ["placement.samplers=5"], ["9 GPUs", "have 8"]),
+        ("qwen3_30b_a3b_8gpu", ["placement.node_memory_gib=20"], ["main memory of node 0", "placement.node_memory_gib"]),
+        ("qwen3_30b_a3b_8gpu", ["placement.gpu_memory_gib=null"], ["gpu_memory_gib"]),
+        ("qwen3_30b_a3b_cluster", ["placement.tensor_parallel=16"], ["16", "8 GPUs", "one node"]),
+        ("qwen3_30b_a3b_cluster", ["placement.tensor_parallel=8", "placement.samplers=3", "placement.learners=7"], []),
+        ("qwen3_30b_a3b_cluster", ["placement.tensor_parallel=8", "placement.samplers=3", "placement.learners=4"], []),
+        ("olmoe_7b_1gpu", ["placement.gpu_memory_gib=39.4"], ["GPU 0 of node 0", "too much"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_part_and_key(stem: str, overrides: list[str], words: list[str]) -> None:
+    file = PRODUCTION / f"{stem}.yaml"
+    if not words:
+        planned(file, *overrides)
+        return
+    with pytest.raises(BadInput) as e:
+        planned(file, *overrides)
+    assert all(w in str(e.value) for w in words), e.value
+
+
+def test_a_sampler_does_not_span_nodes() -> None:
+    made = planned(PRODUCTION / "qwen3_30b_a3b_cluster.yaml", "placement.tensor_parallel=4", "placement.samplers=6")
+    samplers = [one for one in made.placed if one.actor.name.startswith("sampler")]
+    assert [(s.node, s.gpus) for s in samplers[:3]] == [(1, (0, 1, 2, 3)), (1, (4, 5, 6, 7)), (2, (0, 1, 2, 3))]
+    with pytest.raises(BadInput, match="finds no node"):
+        planned(PRODUCTION / "qwen3_30b_a3b_cluster.yaml", "placement.tensor_parallel=5", "placement.samplers=4")
+
+
+def test_a_colocated_gpu_holds_sampler_and_learner() -> None:
+    made = planned(PRODUCTION / "olmoe_7b_1gpu.yaml")
+    (parts,) = placement.by_gpu(made.placed).values()
+    assert {actor for actor, _ in parts} == {"learner", "sampler"}
+
+
+def test_sharding_splits_the_base_and_nothing_else() -> None:
+    whole, split = (planned(PRODUCTION / "olmoe_7b_8gpu.yaml", f"placement.shard_base={flag}") for flag in ("false", "true"))
+    part = {n: {x.name: x.bytes for x in p.placed[0].actor.device} for n, p in (("whole", whole), ("split", split))}
+    assert part["split"]["base"] == -(-part["whole"]["base"] // 4)
+    assert all(part["split"][n] == b for n, b in part["whole"].items() if n != "base")
+
+
+def test_256k_tokens_can_be_planned() -> None:
+    """Logits are never held whole and layers keep their inputs alone; without that it does not fit."""
+    file = PRODUCTION / "qwen3_30b_a3b_256k_8gpu.yaml"
+    learner = {p.name: p.bytes for p in planned(file).placed[0].actor.device}
+    assert learner["activations of a micro-batch"] > 48 * 262144 * 2048 * 2
+    with pytest.raises(BadInput, match=r"activations.*learner\.tokens_per_microbatch"):
+        planned(file, "learner.activation_checkpointing=false")
+
+
+def test_dynamic_sampling_and_rehearsal_are_counted() -> None:
+    environment = {"max_turns": 4, "max_tokens_per_turn": 10}
+    section = {"name": "dapo", "groups_per_step": 6, "group_size": 5, "rehearsal_groups": 2, "dynamic_sampling": 3}
+    w = work.of(recipes.parse({"environment": environment, "algorithm": section}))
+    assert (w.planned, w.tokens) == (8 * 5, 8 * 5 * 40)
+    assert (w.episodes_at_most, w.tokens_at_most) == ((8 + 3 * 6) * 5, (8 + 3 * 6) * 5 * 40)
+
+
+def test_what_is_held_grows_with_staleness_and_routes(tmp_path: Path) -> None:
+    made = {}
+    for name, sections in {"plain": {}, "stale": {"run": {"staleness": 2}}, "routes": {"sampler": {"routes": True}}}.items():
+        recipe = recipes.parse({"environment": {"general_tasks": 0}, **sections})
+        made[name] = plan.make(recipe, tiny.config(), tmp_path, "x").memory["trajectories"]
+    assert made["stale"] == 3 * made["plain"]
+    assert made["routes"] == made["plain"] * (40 + 2 * 2 * 2) // 40  # two processes, two layers, two experts of each
+
+
+def test_stated_speeds_make_the_time_and_overlap_shortens_it() -> None:
+    placed = {"sampler_tokens_per_second": 1000, "learner_tokens_per_second": 2000}
+    section = {"groups_per_step": 10, "group_size": 10}
+    text = {"environment": {"max_turns": 1, "max_tokens_per_turn": 100}, "sampler": {"max_model_len": 200}}
+    both = [recipes.parse({**text, "algorithm": section, "placement": placed, "run": {"staleness": n}}) for n in (0, 2)]
+    times = [work.stated_speed(r, work.of(r)) for r in both]
+    assert times == [100 * 100 / 1000 + 100 * 200 / 2000, 10.0]
+    assert work.stated_speed(recipes.parse(text), work.of(recipes.parse(text))) is None
+
+
+def test_gpus_are_read_from_the_driver_s_tool() -> None:
+    text = "NVIDIA H100 80GB HBM3, 81559\nNVIDIA H100 80GB HBM3, 81559\n[N/A], [N/A]\n"
+    assert machine.read_gpus(text) == [machine.GPU("NVIDIA H100 80GB HBM3", 81559 * 2**20)] * 2
+    assert machine.read_gpus("") == []
+
+
+def test_what_cannot_run_is_planned_and_then_refused(tmp_path: Path) -> None:
+    directory = tiny.build_base(tmp_path / "base")
+    file = tiny.write_workspace(tmp_path, directory, {"placement": {"samplers": 2, "nodes": 2}})
+    recipe = recipes.load(file)
+    said = dry_run.dry_run(recipe, file)
+    assert "not yet" in said and "2 samplers" in said and "placement.nodes" in said and "40 training" in said
+    with pytest.raises(BadInput, match=r"placement\.samplers") as e:
+        preflight.check(recipe, file)
+    assert "--dry-run" in str(e.value)
+
+
+def test_gpus_that_are_not_here_are_refused_by_a_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: [machine.GPU("H100", 80 * GIB)])
+    directory = tiny.build_base(tmp_path / "base")
+    file = tiny.write_workspace(tmp_path, directory, {"placement": {"gpus_per_node": 1, "gpu_memory_gib": 140}})
+    recipe = recipes.load(file)
+    said = dry_run.dry_run(recipe, file)
+    assert "1 x H100 of 80.0 GiB; the plan wants 1 of 140 GiB: too little" in said
+    with pytest.raises(BadInput, match="1 GPUs of 140 GiB are wanted"):
+        preflight.check(recipe, file)
+
+
+def test_a_hub_id_that_is_not_here_is_never_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[bool] = []
+
+    def refuse(name: str, local_files_only: bool = False, **_: Any) -> str:
+        asked.append(local_files_only)
+        raise huggingface_hub.errors.LocalEntryNotFoundError("not cached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    recipe = recipes.parse({"base": "allenai/OLMoE-1B-7B-0924"})
+    with pytest.raises(BadInput, match="base_download"):
+        base.find(recipe)
+    with pytest.raises(BadInput, match="base_config"):
+        base.for_plan(recipe, tmp_path / "r.yaml", tmp_path)
+    assert asked == [True, True]
+    assert base.for_plan(recipes.load(PRODUCTION / "olmoe_7b_1gpu.yaml"), PRODUCTION / "x.yaml", ROOT).directory is None
+
+
+def test_a_dry_run_needs_no_more_than_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from frontier_tune.cli import main
+
+    tiny.config().save_pretrained(tmp_path / "published")
+    file = tiny.write_workspace(tmp_path, tmp_path, {"base": "acme/not-here", "base_config": "../published"})
+    assert main.main(["tune", str(file), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "base: acme/not-here" in said and "40 training" in said and "no tokenizer of acme/not-here" in said
+    assert not (tmp_path / "runs").exists()
+    assert main.main(["tune", str(file)]) == 2
+    assert "base_download: true" in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no_such_model"}')
+    with pytest.raises(BadInput, match="transformers"):
+        base.read_config(tmp_path)

@@ -1,0 +1,52 @@
+"""Records as an agent sees them: places, sealed fields, searches; names that stand for one role only."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from frontier_tune.sdk import ToolError
+from frontier_tune.sdk.records import MemoryStore
+from frontier_tune.sdk.records.session import RecordSession
+from frontier_tune.sdk.records.vocabulary import FIELDS
+
+
+@pytest.fixture()
+def session() -> RecordSession:
+    tables = {
+        "Requests": {"R1": {"State": "Open", "Limit": "X1", "Days": 3}, "R2": {"State": "Shut", "Limit": "Y2", "Days": None}}
+    }
+    return RecordSession(MemoryStore({**tables, "Staff": {}}), sealed={"Limit"})
+
+
+def test_reading(session: RecordSession) -> None:
+    assert session.overview() == "Requests 2; Staff 0"
+    assert session.read("requests") == "Requests 2\nNumber|State|Limit|Days\nR1|Open|sealed|3"
+    assert session.read(" R2 ") == "Requests R2\nState|Limit|Days\nShut|sealed|"
+    assert session.read("R1!limit") == "R1!Limit is X1" and session.read("Staff") == "Staff 0"
+    with pytest.raises(ToolError, match="no record R3; tables: Requests 2; Staff 0"):
+        session.read("R3")
+
+
+def test_writing(session: RecordSession) -> None:
+    assert session.write("R1! state", " Done ") == "R1!State is Done" and session.read("R1!State") == "R1!State is Done"
+    for where, value, why in [
+        ("R1", "x", "name a field"),
+        ("R1!Nothing", "x", "fields: State, Limit, Days"),
+        ("R1!State", "x" * 201, "at most 200"),
+    ]:
+        with pytest.raises(ToolError, match=why):
+            session.write(where, value)
+
+
+def test_finding_looks_at_open_fields_alone(session: RecordSession) -> None:
+    assert session.find("O p e N", "Days") == "1 found\nDays|Number\n3|R1"
+    for text, why in [("X1", "nothing holds"), (" ", "look for something")]:
+        with pytest.raises(ToolError, match=why):
+            session.find(text, "Days")
+
+
+def test_a_name_stands_for_one_role() -> None:
+    counts = Counter(name.casefold() for names in FIELDS.values() for name in names)
+    assert [name for name, n in counts.items() if n > 1] == []
