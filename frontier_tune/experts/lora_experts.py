@@ -23,6 +23,9 @@ from torch.nn import functional as F
 from frontier_tune.contracts import BadInput
 from frontier_tune.native import build
 
+# Weights of one projection of an expert up to which the native kernels are used: all three then stay in the second-level cache.
+_NATIVE_EXPERT = 1 << 17
+
 
 def _slices(count_E: list[int]) -> Iterator[tuple[int, slice]]:
     start = 0
@@ -113,6 +116,73 @@ class _SwiGLUExperts(torch.autograd.Function):
         return dx_TH, None, dweight_TK, dgate_up, ddown, da1, db1, None, da2, db2, None
 
 
+class _NativeSwiGLUExperts(torch.autograd.Function):
+    """The same with frozen weights by the native kernels. Kept for backward: as above, in tiles of tokens, and the order."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor,
+        a1: Tensor | None, b1: Tensor | None, s1: float, a2: Tensor | None, b2: Tensor | None, s2: float,
+    ) -> Tensor:  # fmt: skip
+        x, ids, weights = (t.contiguous() for t in (x, ids, weights))
+        wide, narrow = (([] if a is None or b is None else [a.contiguous(), b]) for a, b in ((a1, b1), (a2, b2)))
+        pairs, experts = ids.numel(), down.shape[0]
+        places = pairs + 31 * min(experts, pairs)  # an expert's rows begin a tile
+        kept = [
+            torch.empty(pairs, dtype=torch.int32),
+            torch.empty(experts + 1, dtype=torch.int32),
+            *(
+                x.new_empty(places, n)
+                for n in (gate_up.shape[1], wide[0].shape[1] if wide else 0, narrow[0].shape[1] if narrow else 0)
+            ),
+        ]
+        out = torch.empty_like(x)
+        torch.ops.frontier_tune.training_experts(x, ids, weights, gate_up, down, wide, narrow, s1, s2, kept, out)
+        ctx.save_for_backward(x, ids, weights, gate_up, down, *kept, *wide, *narrow)
+        ctx.wide, ctx.scales = len(wide), (s1, s2)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        saved, lora = ctx.saved_tensors[:5], list(ctx.saved_tensors[10:])
+        x, kept, wide, narrow = saved[0], list(ctx.saved_tensors[5:10]), lora[: ctx.wide], lora[ctx.wide :]
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else x.new_empty(0)
+        dweights, dwide, dnarrow = (
+            torch.empty_like(saved[2]),
+            [torch.empty_like(t) for t in wide],
+            [torch.empty_like(t) for t in narrow],
+        )
+        torch.ops.frontier_tune.training_experts_backward(
+            dout.contiguous(), *saved, wide, narrow, *ctx.scales, kept, dx, dweights, dwide, dnarrow
+        )
+        none = [None, None]
+        return (
+            dx if ctx.needs_input_grad[0] else None,
+            None,
+            dweights,
+            None,
+            None,
+            *(dwide or none),
+            None,
+            *(dnarrow or none),
+            None,
+        )
+
+
+def _native(x: Tensor, weight_TK: Tensor, gate_up: Tensor, down: Tensor) -> bool:
+    """Whether the native kernels take these: float32 on a CPU, frozen weights of a small enough expert."""
+    return (
+        x.shape[1] % 16 == 0
+        and down[0].numel() <= _NATIVE_EXPERT
+        and not (gate_up.requires_grad or down.requires_grad)
+        and all(t.dtype == torch.float32 for t in (weight_TK, gate_up, down))
+        and gate_up.is_contiguous()
+        and down.is_contiguous()
+        and build.usable(x)
+    )
+
+
 def _swiglu(z: Tensor) -> Tensor:
     """silu(gate) * up of z [N, 2I] = [gate | up]."""
     width = z.shape[1] // 2
@@ -169,6 +239,8 @@ def swiglu_experts(
     """
     a1, b1, s1 = _per_expert(lora_gate_up, gate_up.shape[0], x_TH.dtype)
     a2, b2, s2 = _per_expert(lora_down, down.shape[0], x_TH.dtype)
+    if _native(x_TH, weight_TK, gate_up, down):
+        return _NativeSwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
     return _SwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
 
 

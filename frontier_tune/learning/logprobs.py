@@ -16,6 +16,9 @@ from frontier_tune.native import build
 
 # Logits held at once (64 MiB in float32).
 _CHUNK_LOGITS = 1 << 24
+# On a CPU, where they don't wait for backward: so many stay in the second-level cache until the last pass over them.
+_CACHED_LOGITS = 1 << 18
+_CACHED_ROWS = 128  # fewer make a slow product
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: Tensor | None) -> Tensor:
@@ -32,6 +35,9 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         out_dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprob, entropy, lse = (torch.empty(hidden.shape[0], dtype=out_dtype, device=hidden.device) for _ in range(3))
+        whole = 0 < hidden.shape[0] <= rows and ctx.needs_input_grad[0]
+        if hidden.device.type == "cpu" and not whole:
+            rows = min(rows, max(_CACHED_ROWS, _CACHED_LOGITS // weight.shape[0]))
         for start in range(0, hidden.shape[0], rows):
             s = slice(start, start + rows)
             z = _logits(hidden[s], weight, None if temperature is None else temperature[s])
@@ -44,7 +50,7 @@ class _TokenLogprobs(torch.autograd.Function):
             z -= lse[s, None]
             p = z.exp()
             entropy[s] = -torch.einsum("mv,mv->m", p, z)
-        held = p if 0 < hidden.shape[0] <= rows and ctx.needs_input_grad[0] else None
+        held = p if whole else None
         ctx.save_for_backward(hidden, weight, target, temperature, lse, entropy, held)
         ctx.rows = rows
         return logprob, entropy
@@ -59,8 +65,13 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, hidden.shape[0], ctx.rows):
             s = slice(start, start + ctx.rows)
             if held is None:
-                z = _logits(hidden[s], weight, None if temperature is None else temperature[s]).sub_(lse[s, None])
-                p = z.exp()
+                z = _logits(hidden[s], weight, None if temperature is None else temperature[s])
+                if build.usable(z):
+                    rest = (lse[s], entropy[s], dlogprob[s].contiguous(), dentropy[s].contiguous())
+                    torch.ops.frontier_tune.softmax_rows_backward(z, target[s], *rest)
+                    _project_back(z, hidden[s], weight, None if temperature is None else temperature[s], dhidden[s], dweight)
+                    continue
+                p = z.sub_(lse[s, None]).exp()
             else:
                 p = held
                 z = p.clamp_min(torch.finfo(p.dtype).tiny).log_() if with_entropy else p
@@ -69,13 +80,19 @@ class _TokenLogprobs(torch.autograd.Function):
             else:  # dlogprob/dz_j = [j = target] - p_j
                 dz = p * -dlogprob[s, None] if held is not None else p.mul_(-dlogprob[s, None])
             dz.scatter_add_(1, target[s, None], dlogprob[s, None])
-            if temperature is not None:
-                dz.div_(temperature[s, None])
-            dz = dz.to(hidden.dtype)
-            torch.mm(dz, weight, out=dhidden[s])
-            if dweight is not None:
-                dweight.addmm_(dz.t(), hidden[s])
+            _project_back(dz, hidden[s], weight, None if temperature is None else temperature[s], dhidden[s], dweight)
         return dhidden, dweight, None, None, None
+
+
+def _project_back(
+    dz: Tensor, hidden: Tensor, weight: Tensor, temperature: Tensor | None, dhidden: Tensor, dweight: Tensor | None
+) -> None:
+    if temperature is not None:
+        dz.div_(temperature[:, None])
+    dz = dz.to(hidden.dtype)
+    torch.mm(dz, weight, out=dhidden)
+    if dweight is not None:
+        dweight.addmm_(dz.t(), hidden)
 
 
 def token_logprobs(

@@ -42,7 +42,7 @@ _X86 = {
     "avx2": ("-mavx2", "-mfma"),
 }
 KERNELS = "kernels.cpp"  # compiled once for each instruction set
-OPS = ("ops.cpp", "attention_ops.cpp", "route_ops.cpp")  # compiled once: what torch sees
+OPS = ("ops.cpp", "attention_ops.cpp", "route_ops.cpp", "training_ops.cpp")  # compiled once: what torch sees
 
 
 def cache_directory() -> Path:

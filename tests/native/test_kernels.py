@@ -95,6 +95,19 @@ def test_softmax_rows(rows, width, spread):
     assert close(out[2], -(expected.exp() * expected).sum(1))
 
 
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(0, 9), width=sizes, spread=st.sampled_from([0.1, 3.0, 60.0]))
+def test_softmax_rows_backward(rows, width, spread):
+    z, target = spread * random(rows, width), torch.arange(rows) % width
+    dlogprob, dentropy = random(rows), random(rows, seed=1)
+    exact = z.double().requires_grad_()
+    whole = torch.log_softmax(exact, 1)
+    logprob, entropy = whole.gather(1, target[:, None])[:, 0], -(whole.exp() * whole).sum(1)
+    (logprob @ dlogprob.double() + entropy @ dentropy.double()).backward()
+    ops.softmax_rows_backward(z, target, exact.logsumexp(1).float().detach(), entropy.float().detach(), dlogprob, dentropy)
+    assert close(z, exact.grad, 2e-5 * max(1.0, spread))
+
+
 @settings(max_examples=20, deadline=None)
 @given(rows=st.integers(0, 20), rank=st.integers(1, 9), seed=st.integers(0, 99))
 def test_lora_linear_gives_each_row_its_own_adapter(rows, rank, seed):
@@ -297,6 +310,7 @@ def test_sizes_of_nothing_are_refused_not_divided_by():
     long = torch.zeros(2, dtype=torch.long)
     for wrong in (
         lambda: ops.softmax_rows(none, long, two, two, two),
+        lambda: ops.softmax_rows_backward(none, long, two, two, two, two),
         lambda: ops.swiglu(none, none),
         lambda: ops.swiglu_backward(none, none, two, none, none, two),
         lambda: ops.rotary(torch.empty(2, 0, 4), torch.empty(2, 4), torch.empty(2, 4), False, torch.empty(2, 0, 4)),
@@ -320,7 +334,7 @@ def test_every_instruction_set_passes_the_same_tests():
         )
         if chosen == name and name != build.load():
             here = Path(__file__)
-            tests = [str(here), str(here.with_name("test_attention.py"))]
+            tests = [str(here.with_name(name)) for name in (here.name, "test_attention.py", "test_training.py")]
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests]
             done[name] = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     for name, run in done.items():

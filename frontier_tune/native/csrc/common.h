@@ -45,6 +45,7 @@ struct ExpertsArgs {
 struct AttentionArgs;  // attention_args.h
 struct RouteArgs;      // route_args.h
 struct RouteBackwardArgs;
+struct TrainingArgs;  // training_args.h
 
 struct Kernels {
   void (*rms_norm)(const float* x, const float* w, float* y, int64_t rows, int64_t width, float eps, ParallelFor run);
@@ -55,6 +56,8 @@ struct Kernels {
   void (*experts)(const ExpertsArgs& args, ParallelFor run);
   void (*softmax_rows)(float* z, const int64_t* target, float* lse, float* logprob, float* entropy, int64_t rows, int64_t width,
                        ParallelFor run);
+  void (*softmax_rows_backward)(float* z, const int64_t* target, const float* lse, const float* entropy, const float* dlogprob,
+                                const float* dentropy, int64_t rows, int64_t width, ParallelFor run);
   void (*rms_norm_backward)(const float* dy, const float* x, const float* w, float* dx, int64_t rows, int64_t width, float eps,
                             ParallelFor run);
   void (*swiglu)(const float* z, float* h, int64_t rows, int64_t width, ParallelFor run);
@@ -70,6 +73,8 @@ struct Kernels {
   void (*route_backward)(const RouteBackwardArgs& args, ParallelFor run);
   void (*attention)(const AttentionArgs& args, ParallelFor run);
   void (*attention_backward)(const AttentionArgs& args, ParallelFor run);
+  void (*training_experts)(const TrainingArgs& args, ParallelFor run);
+  void (*training_experts_backward)(const TrainingArgs& args, ParallelFor run);
 };
 
 constexpr int64_t PANEL = 32;  // columns of a packed weight panel, the same for all instruction sets

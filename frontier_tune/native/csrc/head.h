@@ -49,5 +49,27 @@ static void softmax_rows(float* z, const int64_t* target, float* lse, float* log
   });
 }
 
+// The gradient at the logits z, in their place, of sums of dlogprob log p(target) and dentropy H: with p = exp(z - lse),
+//   dz_j = p_j (-dentropy (log p_j + H) - dlogprob) + dlogprob [j = target].
+static void softmax_rows_backward(float* z, const int64_t* target, const float* lse, const float* entropy, const float* dlogprob,
+                                  const float* dentropy, int64_t rows, int64_t width, ParallelFor run) {
+  parallel(run, rows, 1 + 8192 / width, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      float* x = z + i * width;
+      const float slope = -dentropy[i], constant = slope * entropy[i] - dlogprob[i];
+      int64_t j = 0;
+      for (; j + VL <= width; j += VL) {
+        const vf d = load(x + j) - lse[i];
+        store(x + j, exp(d) * (slope * d + constant));
+      }
+      for (; j < width; j++) {
+        const float d = x[j] - lse[i];
+        x[j] = std::exp(d) * (slope * d + constant);
+      }
+      x[target[i]] += dlogprob[i];
+    }
+  });
+}
+
 }  // namespace FT_ISA
 }  // namespace ft

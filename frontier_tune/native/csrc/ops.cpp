@@ -190,6 +190,18 @@ void softmax_rows(Tensor z, const Tensor& target, Tensor lse, Tensor logprob, Te
                          z.size(1), run);
 }
 
+void softmax_rows_backward(Tensor z, const Tensor& target, const Tensor& lse, const Tensor& entropy, const Tensor& dlogprob, const Tensor& dentropy) {
+  const char* op = "softmax_rows_backward";
+  const int64_t n = z.size(0);
+  check(z.dim() == 2 && z.size(1) > 0 && target.numel() == n && lse.numel() == n && entropy.numel() == n && dlogprob.numel() == n && dentropy.numel() == n,
+        op, "z [N, V], target, lse, entropy, dlogprob, dentropy [N]");
+  check(target.scalar_type() == ScalarType::Long && target.is_contiguous(), op, "targets are contiguous int64");
+  const auto* at = static_cast<const int64_t*>(target.data_ptr());
+  for (int64_t i = 0; i < n; i++) check(at[i] >= 0 && at[i] < z.size(1), op, "a target is out of range");
+  kernels().softmax_rows_backward(mutable_floats(z, op), at, floats(lse, op), floats(entropy, op), floats(dlogprob, op), floats(dentropy, op), n,
+                                  z.size(1), run);
+}
+
 void rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, bool transposed, Tensor y) {
   const char* op = "rotary";
   check(x.dim() == 3 && x.size(1) > 0 && x.size(2) > 0 && y.numel() == x.numel() && x.size(2) % 2 == 0 && cos.numel() == x.size(0) * x.size(2) && sin.numel() == cos.numel(), op,
@@ -241,6 +253,7 @@ STABLE_TORCH_LIBRARY(frontier_tune, m) {
   m.def("swiglu(Tensor z, Tensor(a!) h) -> ()");
   m.def("swiglu_backward(Tensor z, Tensor dh, Tensor weight, Tensor(a!) h, Tensor(b!) dz, Tensor(c!) dweight) -> ()");
   m.def("softmax_rows(Tensor(a!) z, Tensor target, Tensor(b!) lse, Tensor(c!) logprob, Tensor(d!) entropy) -> ()");
+  m.def("softmax_rows_backward(Tensor(a!) z, Tensor target, Tensor lse, Tensor entropy, Tensor dlogprob, Tensor dentropy) -> ()");
   m.def("rotary(Tensor x, Tensor cos, Tensor sin, bool transposed, Tensor(a!) y) -> ()");
   m.def("rotary_cached(Tensor positions, Tensor(a!) x, Tensor cache, int width) -> ()");
   m.def(
@@ -260,6 +273,7 @@ STABLE_TORCH_LIBRARY_IMPL(frontier_tune, CPU, m) {
   m.impl("swiglu", TORCH_BOX(&swiglu));
   m.impl("swiglu_backward", TORCH_BOX(&swiglu_backward));
   m.impl("softmax_rows", TORCH_BOX(&softmax_rows));
+  m.impl("softmax_rows_backward", TORCH_BOX(&softmax_rows_backward));
   m.impl("rotary", TORCH_BOX(&rotary));
   m.impl("rotary_cached", TORCH_BOX(&rotary_cached));
   m.impl("sample_tokens", TORCH_BOX(&sample_tokens));

@@ -13,7 +13,7 @@ from frontier_tune.orchestration.plan.sizes import BYTES, Sizes
 
 _INDEX = 8  # int64
 _FLOAT = 4  # what is float32 whatever the base's type
-_CHUNK_LOGITS = 1 << 24  # learning.logprobs
+_CHUNK_LOGITS, _CACHED_LOGITS, _CACHED_ROWS = 1 << 24, 1 << 18, 128  # learning.logprobs
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,27 @@ def moe_row(z: Sizes, s: Setting) -> dict[str, int]:
     weight = _FLOAT if z.model_type in ("deepseek_v3", "mixtral") else b
     wide, hidden = z.moe.expert_width, z.hidden
     if s.experts:
-        experts = b * hidden + weight * k + 2 * _INDEX * k + b * k * 2 * wide + 2 * b * k * s.rank
+        order = _INDEX + _FLOAT if native_experts(z, s) else 2 * _INDEX
+        experts = b * hidden + weight * k + order * k + b * k * 2 * wide + 2 * b * k * s.rank
     else:  # transformers' own experts: gate and up, the activation, and each route's output before its weight
         experts = b * k * (3 * wide + hidden) + weight * k + 3 * _INDEX * k
     if z.shared_width:
         experts += 3 * b * z.shared_width
     return {"norms": _norm(s, z.hidden), "router": router, "experts": experts}
+
+
+def native_experts(z: Sizes, s: Setting) -> bool:
+    """Whether the native kernel trains the expert adapters: as learning's own question, ``experts.lora_experts._native``."""
+    small = z.hidden % 16 == 0 and z.hidden * z.moe.expert_width <= 1 << 17
+    return s.experts and s.exact and s.device == "cpu" and small
+
+
+def _padding(z: Sizes, s: Setting, rows: int) -> int:
+    """Of one layer's experts: the native kernel begins each expert's rows with a tile of 32."""
+    if not native_experts(z, s):
+        return 0
+    routes = rows * z.moe.top_k
+    return 31 * min(z.moe.num_experts, routes) * _FLOAT * (2 * z.moe.expert_width + 2 * s.rank)
 
 
 def dense_row(z: Sizes, s: Setting) -> dict[str, int]:
@@ -188,6 +203,8 @@ def _experts(z: Sizes, s: Setting, rows: int) -> tuple[int, int]:
     b, routes = BYTES[s.dtype], rows * z.moe.top_k
     of_one = min(routes, 2 * routes // z.moe.num_experts)
     h, i = z.hidden, z.moe.expert_width
+    if native_experts(z, s):
+        return b * routes * h, b * routes * h
     return b * (routes * h + of_one * i), b * (routes * h + of_one * (4 * i + 2 * h))
 
 
@@ -211,6 +228,8 @@ def _layer(z: Sizes, s: Setting, batch: Batch, layer: int) -> tuple[dict[str, in
     per_row = moe_row(z, s) if moe else dense_row(z, s)
     norms = per_row.pop("norms")
     rest = {"norms": norms * batch.rows, **_times(per_row, rows), "copies of the adapter": _copies(z, s) if moe else 0}
+    if moe:
+        rest["padding of experts"] = _padding(z, s, rows)
     return attention, rest
 
 
@@ -225,6 +244,9 @@ def _logits(z: Sizes, s: Setting, rows: int) -> tuple[int, int, int]:
     cast = 0 if s.dtype == "float32" else 0.5
     if rows <= per_chunk:
         return chunk, round((1 + cast) * chunk), round((2 + cast) * chunk)
+    if s.device == "cpu":  # in pieces that stay in the cache
+        chunk = min(per_chunk, max(_CACHED_ROWS, _CACHED_LOGITS // z.vocabulary)) * z.vocabulary * _FLOAT
+        return 0, round((2 + cast) * chunk), round((2 + cast) * chunk)
     second = min(rows - per_chunk, per_chunk) * z.vocabulary * _FLOAT
     return 0, chunk + round((1 + cast) * second), 2 * chunk + round((1 + cast) * second)
 

@@ -51,6 +51,17 @@ for case in range(60):
     lse, plan = torch.empty(q.shape[:2]), torch.tensor(segments)
     torch.ops.frontier_tune.packed_attention(q, k, v, plan, 0.1, out, lse)
     torch.ops.frontier_tune.packed_attention_backward(dout, q, k, v, out, lse, plan, 0.1, dq, dk, dv)
+from frontier_tune.experts.lora_experts import swiglu_experts
+for case in range(60):
+    tokens, hidden = random.choice([1, 15, 17, 33, 90]), random.choice([16, 48])
+    experts, width = random.randint(2, 6), random.randint(1, 40)
+    r1, r2 = random.choice([(0, 0), (8, 8), (1, 13), (20, 3)])
+    ids = torch.stack([torch.randperm(experts)[:2] for _ in range(tokens)])
+    x, a1, b1, a2, b2 = (torch.randn(*s, requires_grad=True) for s in (
+        (tokens, hidden), (experts * r1, hidden), (2 * width, experts * r1), (experts * r2, width), (hidden, experts * r2)))
+    lora = ((a1, b1, 1.0), (a2, b2, 1.0)) if r1 else ()
+    frozen = torch.randn(experts, 2 * width, hidden), torch.randn(experts, hidden, width)
+    swiglu_experts(x, ids, torch.rand(tokens, 2), *frozen, *lora).sum().backward()
 torch.set_num_threads(3)
 route_dispatch(torch.randn(3000, 70), 6)
 try:
