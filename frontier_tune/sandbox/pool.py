@@ -136,15 +136,18 @@ class EnvironmentPool:
         slot, kept = self.new_slot(), list(self._results)
         self._results.clear()
         self.submit(slot, op, payload)
-        while True:
-            for found, result in self.poll(1.0):
-                if found != slot:
+        own: list[Result] = []
+        while not own:
+            for found, result in self.poll(1.0):  # all of them: others may have come with ours
+                if found == slot:
+                    own.append(result)
+                else:
                     kept.append((found, result))
-                    continue
-                self._results.extend(kept)
-                if isinstance(result, Failure):
-                    raise BadInput(f"environment {self._setup['path']}: {result.kind}: {result.detail}")
-                return result
+        self._results.extend(kept)
+        result = own[0]
+        if isinstance(result, Failure):
+            raise BadInput(f"environment {self._setup['path']}: {result.kind}: {result.detail}")
+        return result
 
     def tasks(self, split: str, n: int, seed: int) -> list[Task]:
         """``n`` checked tasks of a split. Raises BadInput (too few, duplicates, another split's, the generator's exception)."""

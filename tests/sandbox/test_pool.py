@@ -82,6 +82,24 @@ def test_many_episodes_over_two_workers() -> None:
     assert all(gone(pid) for pid in pids)
 
 
+def test_an_operation_that_is_waited_for_takes_no_other_s_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What arrives together with the answer, behind it, belongs to somebody else."""
+    with EnvironmentPool("envs/count_up", ROOT, {"start": 1}, step_timeout_s=PATIENCE) as pool:
+        stock, held = pool.poll, list[tuple[int, Result]]()
+
+        def together(timeout: float = 0.0) -> list[tuple[int, Result]]:
+            held.extend(stock(timeout))
+            return [held.pop() for _ in range(2)] if len(held) == 2 else []  # the other slot's comes last
+
+        (task,) = pool.tasks("train", 1, 0)
+        other = pool.new_slot()
+        pool.submit(other, "reset", {"task": task.to_json()})
+        monkeypatch.setattr(pool, "poll", together)
+        assert pool.golden(task)
+        monkeypatch.undo()
+        assert [slot for slot, _ in pool.poll(PATIENCE)] == [other]
+
+
 def test_truncate_grades_and_close_silences() -> None:
     with EnvironmentPool("envs/count_up", ROOT) as pool:
         task = Task("count", "train", {"target": 3}).to_json()
