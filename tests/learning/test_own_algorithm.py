@@ -26,7 +26,7 @@ def test_the_example_is_short_and_learns(bases, recipe, episodes, tmp_path: Path
     (tmp_path / "algorithms").mkdir()
     (tmp_path / "algorithms" / "imitate.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    section = next(s for s in map(yaml.safe_load, blocks("yaml")) if ":" in s["algorithm"]["name"])["algorithm"]
+    section = next(s for s in map(yaml.safe_load, blocks("yaml")) if ":" in s["algorithm"].get("name", ""))["algorithm"]
     asked = recipes.Recipe.model_validate({**recipe("learner.learning_rate=0.02").model_dump(), "algorithm": section})
     assert vars(build(asked, tmp_path))["cap"] == 1.5
     learner = Learner(bases(), asked)
