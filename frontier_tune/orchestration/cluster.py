@@ -81,7 +81,10 @@ def local_ray(actors: int = 8) -> Iterator[None]:
                 _temp_dir=scratch,
             )
         with _changed(worker, mute):
-            yield
+            try:
+                yield
+            finally:
+                ray.shutdown()  # until here it speaks of the actors that were just ended
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)

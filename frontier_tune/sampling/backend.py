@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -22,6 +23,7 @@ from frontier_tune.sampling import environment
 from frontier_tune.sampling.versions import Version, Versions
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the buffer sizes that vLLM offers
+_engines, _closing = 0, threading.Lock()  # of this process
 SLOTS = 2  # adapters in one batch: the current version, and the one whose last requests still run
 
 
@@ -146,7 +148,9 @@ class Backend:
             use_tqdm_on_load=False,
             **lora,
         )
+        global _engines
         engine = LLMEngine.from_engine_args(args)
+        _engines += 1
         torch.set_num_threads = set_num_threads  # vLLM replaces it for the whole process
         _log_to(log)  # again: vLLM sets its own handlers up at start
         # The engine makes many small objects a step and no cycles; what is there now stays. The collector looks seldom.
@@ -337,4 +341,16 @@ class Backend:
             raise RuntimeError("vLLM did not read all experts again: the model in the sampler is a mixture of old and new")
 
     def close(self) -> None:
-        self.engine.engine_core.shutdown()
+        """Shut the engine down. The process groups of vLLM belong to all engines of a process: they go with the last one."""
+        global _engines
+        from vllm.v1.engine import core
+
+        with _closing:
+            _engines -= 1
+            stock = core.cleanup_dist_env_and_memory
+            if _engines:
+                core.cleanup_dist_env_and_memory = lambda *args, **kwargs: None
+            try:
+                self.engine.engine_core.shutdown()
+            finally:
+                core.cleanup_dist_env_and_memory = stock

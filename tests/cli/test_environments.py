@@ -22,7 +22,7 @@ def test_a_green_environment_ends_with_0_and_json(tmp_path: Path, capsys: pytest
     file = tmp_path / "out" / "report.json"
     code = main.main(["env", "check", "defective:Sound", "--root", str(DEFECTS), "--tasks", "2", "--json", str(file)])
     said = capsys.readouterr().out
-    assert code == 0 and "oracle" in said and "17 pass" in said
+    assert code == 0 and "oracle" in said and "18 pass" in said
     content = json.loads(file.read_text())
     assert content["verdict"] == "pass" and content["environment"]["tasks"] == 2
     assert {"name", "verdict", "evidence", "mend", "details"} == set(content["checks"][0])

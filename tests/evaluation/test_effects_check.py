@@ -51,7 +51,8 @@ def test_a_mock_whose_recording_is_not_there_is_refused_before_any_episode() -> 
         assert pool.description["effects"] == {"letters": "virtual", "enter": "real", "submit": "own"}
 
 
-def test_a_virtual_tool_that_writes_files_is_caught() -> None:
+def test_a_virtual_tool_that_writes_files_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # what lies there is the episode's own; this checkout may lie in /tmp
     left = DEFECTS / "left.log"
     try:
         found, failed = audit("LeavesFiles")
