@@ -62,6 +62,7 @@ def test_only_chosen_experts_learn_and_a_resumed_learner_goes_on(bases, recipe, 
     selection.load_tensors(tmp_path / "adapter")  # A of the others is what it was drawn as: allowed, as their B is zero
     resumed = Learner(bases(), asked)
     resumed.load(tmp_path / "at")
+    assert resumed.policy.selection == chosen  # not chosen anew by the episodes that come next
     for one in (learner, resumed):
         one.learn([played])
         check(one.policy)
