@@ -1,8 +1,8 @@
 """The CPU kernels that apply expert adapters in vLLM, and the re-packing of experts after a reload.
 
-In float32 our own operator computes base and adapters in one pass (``native_experts``): no merged copies.
+In float32 and in bfloat16 our own operator computes base and adapters in one pass (``native_experts``): no merged copies.
 
-Elsewhere (bfloat16, other activations, biases) each adapter slot has its own copy of the experts with the low-rank update merged
+Elsewhere (other activations, biases, sizes that are no multiples of 32) each adapter slot has its own copy of the experts with the low-rank update merged
 in, packed as the stock kernel wants it, and lying behind the base's in one tensor: [(1 + slots) * E, ...]. A token of slot s is
 sent to expert (1 + s) * E + e, so one call of the stock kernel serves base rows and any number of adapters, at the base's speed.
 The price is memory: one copy of the experts per slot, plus the unpacked weights to merge into. The copies are made when a slot is
@@ -128,7 +128,7 @@ class _CPULoRAExperts(LoRAExpertsMixin):
             ctx, version = self._lora_context, self._version()
             if self._adapters is None:
                 rank = ctx.w2_lora_a_stacked[0].shape[2]
-                self._adapters = native_experts.Adapters.empty(ctx.max_loras, w2.shape[0], w2.shape[1], w2.shape[2], rank)
+                self._adapters = native_experts.Adapters.empty(ctx.max_loras, *w2.shape, rank, w2.dtype)
             for slot, _ in groups:
                 if slot >= 0 and self._merged.get(slot) != version:
                     a13, b13 = ([t[slot] for t in stack] for stack in (ctx.w13_lora_a_stacked, ctx.w13_lora_b_stacked))

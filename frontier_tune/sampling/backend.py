@@ -78,6 +78,7 @@ class Backend:
         log: Path,
         spool: Path,
         routes: bool = False,
+        slots: int = SLOTS,
     ) -> None:
         environment.apply(sampler.threads)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -101,10 +102,10 @@ class Backend:
         self.dtype = getattr(torch, sampler.dtype)
         self.versions = Versions(spool, self.config, rank)
         with _output_to(log):
-            self.engine = self._build(sampler, targets, rank, seed, log)
+            self.engine = self._build(sampler, targets, rank, slots, seed, log)
         self.routes = self._route_store() if routes or sampler.routes else None
 
-    def _build(self, sampler: recipe.Sampler, targets: list[str], rank: int, seed: int, log: Path) -> Any:
+    def _build(self, sampler: recipe.Sampler, targets: list[str], rank: int, slots: int, seed: int, log: Path) -> Any:
         import torch
 
         torch.set_num_threads(sampler.threads)
@@ -120,12 +121,14 @@ class Backend:
         if getattr(self.config, "kv_lora_rank", None) is not None and current_platform.is_cpu() and sampler.dtype == "float32":
             raise BadInput("sampler.dtype: vLLM's CPU kernels for latent attention (DeepSeek-V3) take bfloat16, not float32")
         if self.adapter is not None:
+            if slots < 1:
+                raise BadInput(f"slots: {slots}; a sampler with an adapter needs at least 1")
             if rank > RANKS[-1]:
                 raise BadInput(f"adapter.rank: {rank}; vLLM takes at most {RANKS[-1]}")
             lora = {
                 "enable_lora": True,
-                "max_loras": SLOTS,
-                "max_cpu_loras": SLOTS,
+                "max_loras": slots,
+                "max_cpu_loras": slots,
                 "max_lora_rank": next(r for r in RANKS if r >= rank),
                 "enable_mixed_moe_lora_format": True,
                 "lora_target_modules": targets,
