@@ -126,6 +126,10 @@ class Recipe(Section):
             raise ValueError("adapter: nothing to adapt; set adapter.experts or adapter.attention to true")
         if self.adapter.expert_mass is not None and not self.adapter.experts:
             raise ValueError("adapter.expert_mass: chooses among adapted experts; set adapter.experts to true, or take it out")
+        if self.adapter.expert_mass is not None and (self.warm_start.sft or self.warm_start.dpo):
+            raise ValueError(
+                "adapter.expert_mass: a warm start adapts all experts before any could be chosen; take one of them out"
+            )
         if self.algorithm.minibatches > self.algorithm.groups_per_step:
             raise ValueError("algorithm.minibatches: at most algorithm.groups_per_step")
         return self
@@ -224,7 +228,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         near = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise BadInput(f"{path}: no such recipe" + (f"; here are: {', '.join(near)}" if near else ""))
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        data = _Loader(path.read_text(encoding="utf-8")).get_single_data() or {}
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: not valid YAML: {e}") from None
     return parse(data, overrides, str(path))
