@@ -127,7 +127,9 @@ class Learner:
         share = self.recipe.adapter.expert_mass
         if share is None or self.policy.selection is not None:
             return
-        played = [t.tokens for trajectories in batches for t in trajectories if t.trainable and t.tokens]
+        played = [t.tokens for trajectories in batches for t in trajectories if t.trainable and len(t.tokens) > 1]
+        if not played:  # no update follows, either
+            return
         mass_LE = expert_usage.measured(self.policy, played, self.score)
         expert_usage.confine(self.policy, expert_usage.select(self.policy, mass_LE, share))
 
