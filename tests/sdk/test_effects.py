@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from frontier_tune.contracts import BadInput
 from frontier_tune.sdk import Grade, Message, Task, ToolError, WorkflowEnv, tool
 from frontier_tune.sdk.recordings import Recording, record
-from frontier_tune.sdk.records import JsonStore, store_digest
+from frontier_tune.sdk.records import JsonStore, MemoryStore, store_digest
 from frontier_tune.sdk.tools import ToolDeclarationError
 from frontier_tune.sdk.watch import watching
 
@@ -162,7 +164,6 @@ def test_an_unknown_effect_is_refused() -> None:
 
 def test_watch_sees_writes_and_processes_but_no_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sqlite3
-    import subprocess
 
     (tmp_path / "a").write_text("x")
     (tmp_path / "temporary").mkdir()
@@ -183,8 +184,30 @@ def test_watch_sees_writes_and_processes_but_no_reads(tmp_path: Path, monkeypatc
     (tmp_path / "e").write_text("nobody watches")
 
 
+def test_a_json_store_keeps_its_order_and_loses_no_write(file: Path) -> None:
+    one, other = JsonStore(file), JsonStore(file)
+    one.put("stock", "bulb", {"left": 1, "by": "Ana"})
+    other.put("stock", "apple", {"left": 2})  # it was read before the bulb was written
+    assert one.keys("stock") == other.keys("stock") == JsonStore(file).keys("stock") == ["lamp", "bulb", "apple"]
+    assert list(JsonStore(file).get("stock", "bulb") or ()) == ["left", "by"]
+    with pytest.raises(TypeError):
+        one.put("stock", "lamp", {"left": {1}})
+    assert one.get("stock", "lamp") == other.get("stock", "lamp") == {"left": 3}
+    one.delete("stock", "nothing")
+    other.delete("stock", "lamp")
+    assert one.get("stock", "lamp") is None and one.keys("stock") == ["bulb", "apple"]
+
+
+def test_a_json_store_of_several_processes(file: Path) -> None:
+    writes = "import sys\nfrom frontier_tune.sdk.records import JsonStore\nstore = JsonStore(sys.argv[1])\n"
+    writes += "for i in range(40): store.put('stock', f'{sys.argv[2]}{i}', {'left': i})"
+    running = [subprocess.Popen([sys.executable, "-c", writes, str(file), name]) for name in "ab"]
+    assert [process.wait(60) for process in running] == [0, 0]
+    assert len(JsonStore(file).keys("stock")) == 81
+
+
 def test_digest_does_not_depend_on_order(file: Path) -> None:
-    a, b = JsonStore(file), JsonStore(file)
+    a, b = MemoryStore({"stock": {"lamp": {"left": 3}}}), JsonStore(file)
     a.put("stock", "x", {"left": 1})
     b.delete("stock", "lamp")
     b.put("stock", "x", {"left": 1})
