@@ -36,7 +36,10 @@ class OpenEnvWorkflow(WorkflowEnv):
     ) -> None:
         self.url, self.instruction, self.success_at, self.observation = url.rstrip("/"), instruction, success_at, observation
         self.server = _Server(self.url, timeout_s)
-        schema = self.server.get("/schema")["action"]
+        schema = self.server.get("/schema").get("action")
+        if not isinstance(schema, dict):
+            self.server.close()
+            raise BadInput(f"OpenEnv url '{url}': its /schema tells of no action; is it an OpenEnv server?")
         self.title = str(self.server.get("/metadata").get("name", self.url))
         fields = {name: kind for name, kind in schema.get("properties", {}).items() if name != "metadata"}
         if not fields or "tool_name" in fields:
