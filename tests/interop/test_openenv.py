@@ -55,10 +55,6 @@ def serve() -> Iterator[Serve]:
     loop.close()
 
 
-async def _json_response(content: Any) -> web.Response:
-    return web.json_response(content)
-
-
 def theirs(tools: bool = False) -> web.Application:
     """A server as OpenEnv's protocol describes it: echo a message, or two tools. "stop" ends; "fail", "hang", "drop" go wrong."""
     forbidden = {"type": "object", "properties": {"metadata": {"type": "object"}}, "additionalProperties": False}
@@ -163,10 +159,22 @@ def test_a_server_that_goes_is_the_infrastructure_s_fault(serve: Serve, what: st
 
 
 def test_no_server_is_bad_input(serve: Serve) -> None:
-    strange = web.Application()
-    strange.router.add_get("/schema", lambda request: _json_response({"detail": "what?"}))
+    async def schema(_: web.Request) -> web.Response:
+        return web.json_response(known)
+
+    async def metadata(_: web.Request) -> web.Response:
+        return web.json_response({})
+
+    strange, known = web.Application(), {"detail": "what?"}
+    strange.router.add_get("/schema", schema)
+    strange.router.add_get("/metadata", metadata)
+    url, threads = serve(strange), threading.active_count()
     with pytest.raises(BadInput, match="is it an OpenEnv server"):
-        OpenEnvWorkflow(serve(strange), "x", success_at=1.0)
+        OpenEnvWorkflow(url, "x", success_at=1.0)
+    known = {"action": {"properties": {}}}  # so it should have tools, but there is no /ws to ask for them
+    with pytest.raises(BadInput, match="is it an OpenEnv server"):
+        OpenEnvWorkflow(url, "x", success_at=1.0)
+    assert threading.active_count() <= threads
     with pytest.raises(BadInput, match="is it running"):
         OpenEnvWorkflow("http://127.0.0.1:9", "x", success_at=1.0)
     with pytest.raises(BadInput, match="write it like"):
