@@ -72,7 +72,7 @@ class OpenEnvWorkflow(WorkflowEnv):
         else:
             schema = {**schema, "properties": fields}
             signature = signature_of("act", "Take one action.", schema)
-            add_tool(self, signature, lambda given: self._step(arguments_for(schema, signature, given)))
+            add_tool(self, signature, lambda given: self._step(arguments_for(signature, given)))
 
     def _take_tools(self) -> None:
         answer = self._ask({"type": "step", "data": {"type": "list_tools"}})
@@ -84,7 +84,7 @@ class OpenEnvWorkflow(WorkflowEnv):
 
     def _take_tool(self, name: str, description: str, schema: dict[str, Any]) -> None:
         signature = signature_of(name, description, schema)
-        add_tool(self, signature, lambda given: self._call(name, arguments_for(schema, signature, given)))
+        add_tool(self, signature, lambda given: self._call(name, arguments_for(signature, given)))
 
     def _call(self, tool: str, arguments: dict[str, Any]) -> str:
         observation = self._after({"type": "call_tool", "tool_name": tool, "arguments": arguments})
