@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,6 +164,7 @@ def test_an_unknown_effect_is_refused() -> None:
 
 def test_watch_sees_writes_and_processes_but_no_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sqlite3
+    import subprocess
 
     (tmp_path / "a").write_text("x")
     (tmp_path / "temporary").mkdir()
@@ -198,12 +199,18 @@ def test_a_json_store_keeps_its_order_and_loses_no_write(file: Path) -> None:
     assert one.get("stock", "lamp") is None and one.keys("stock") == ["bulb", "apple"]
 
 
-def test_a_json_store_of_several_processes(file: Path) -> None:
-    writes = "import sys\nfrom frontier_tune.sdk.records import JsonStore\nstore = JsonStore(sys.argv[1])\n"
-    writes += "for i in range(40): store.put('stock', f'{sys.argv[2]}{i}', {'left': i})"
-    running = [subprocess.Popen([sys.executable, "-c", writes, str(file), name]) for name in "ab"]
-    assert [process.wait(60) for process in running] == [0, 0]
-    assert len(JsonStore(file).keys("stock")) == 81
+def test_a_write_waits_for_another_one(file: Path) -> None:
+    other = threading.Thread(target=lambda: JsonStore(file).put("stock", "bulb", {"left": 1}))
+
+    class Slow(JsonStore):
+        def _write(self, tables: dict[str, dict[str, Any]]) -> None:
+            other.start()
+            other.join(0.5)  # as far as it gets between our reading and our writing
+            super()._write(tables)
+
+    Slow(file).put("stock", "apple", {"left": 2})
+    other.join(60)
+    assert JsonStore(file).keys("stock") == ["lamp", "apple", "bulb"]
 
 
 def test_digest_does_not_depend_on_order(file: Path) -> None:
