@@ -151,9 +151,8 @@ def _explain(error: ValidationError, where: str) -> BadInput:
         key = ".".join(str(p) for p in e["loc"])
         if e["type"] == "extra_forbidden":
             known = _known_keys(Recipe)
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            if not near:  # the right leaf in the wrong section
-                near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
+            elsewhere = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]  # the right leaf in the wrong section
+            near = difflib.get_close_matches(key, elsewhere or known, n=1, cutoff=0.0 if elsewhere else 0.5)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(k for k in known if '.' not in k)}"
             lines.append(f"{where}: unknown key '{key}'{hint}")
         else:
