@@ -104,14 +104,15 @@ class Engine:
 
     def value(self, sheet: str, row: int, column: int) -> Any:
         """Calculated value: None, bool, float, str, date, datetime or CellError."""
-        return _plain(self._book.get_value(sheet, row, column))
+        return plain(self._book.get_value(sheet, row, column))
 
     def values(self, sheet: str, first_row: int, first_column: int, last_row: int, last_column: int) -> list[list[Any]]:
         block = self._range(sheet, first_row, first_column, last_row, last_column)
-        return [[_plain(v) for v in row] for row in self._book.sheet(sheet).get_values(block)]
+        return [[plain(v) for v in row] for row in self._book.sheet(sheet).get_values(block)]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as formualizer gives it, its errors as CellError."""
     if isinstance(value, dict):
         return CellError(ERRORS.get(value.get("kind", ""), "#VALUE!"))
     return value
