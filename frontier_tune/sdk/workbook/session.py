@@ -7,7 +7,7 @@ replay the edits elsewhere and see that nothing else changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,14 @@ def show(value: Any) -> str:
 
 
 class WorkbookSession:
-    """One open workbook. Every edit reaches both models or neither."""
+    """One open workbook. Every edit reaches both models or neither.
 
-    def __init__(self, book: Workbook) -> None:
+    ``functions``: the only ones that formulas of edits may call, such as ``functions.AGREED``; None for all that are not refused.
+    """
+
+    def __init__(self, book: Workbook, functions: Collection[str] | None = None) -> None:
         self.book = book
+        self.functions = functions
         self.engine = Engine(book)
         self.changed: dict[Cell, Any] = {}  # cell -> what the workbook now holds there (formula text or value)
         self.originals: dict[Cell, Any] = {}  # the same cells -> what they held when the session began
@@ -160,7 +164,7 @@ class WorkbookSession:
         if not text.startswith("="):
             raise ToolError("a formula starts with =")
         template = compile_formula(text, table, self.table)
-        check_formula(template.at(table.rows[0]))
+        check_formula(template.at(table.rows[0]), self.functions)
         if not template.relative:
             return [(r, template.at(r)) for r in table.rows]
         return [(r, _translated(template, table.rows[0], r, column)) for r in table.rows]
@@ -183,7 +187,7 @@ class WorkbookSession:
         if content.startswith("="):
             own = self._tables[title] if title in self._tables else find_table(self.book[title])
             content = compile_formula(content, own, self.table).at(row)
-            check_formula(content)
+            check_formula(content, self.functions)
         else:
             check_text(content)
             content = _typed(content)
