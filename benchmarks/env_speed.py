@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,7 @@ from frontier_tune.sdk.workbook.addresses import cell, letters  # noqa: E402
 from frontier_tune.sdk.workbook.formula_text import references  # noqa: E402
 from frontier_tune.sdk.workbook.references import compile_formula  # noqa: E402
 
-STEPS_S, EPISODES_S, TIMES = 1000.0, 30.0, 50.0
+STEPS_S, EPISODES_S, TIMES, IMPORT_S = 1000.0, 30.0, 50.0, 0.5
 CELLS, CELLS_P90 = 400, 2000
 GROUP = 8
 
@@ -202,6 +203,18 @@ def bar(case: str, samples: Sequence[float], at_least: float, unit: str, gate: b
     return Row(case, found, at_least, "bar", unit, found / at_least, len(samples), gate, 1.0 if gate else None)
 
 
+IMPORT = (
+    "import sys, time; sys.modules.update(torch=None, ray=None, vllm=None); t = time.perf_counter(); import frontier_tune.sdk; "
+)
+
+
+def import_seconds(times: int) -> list[float]:
+    """Seconds that importing the SDK takes in fresh interpreters in which torch, ray and vllm can't be imported."""
+    command = [sys.executable, "-c", IMPORT + "print(time.perf_counter() - t)"]
+    runs = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(times))
+    return [float(done.stdout) for done in runs]
+
+
 def against(env: LargeWorkbooks, tasks: Sequence[Task], calculator: Any, least: float | None, rounds: int) -> tuple[Row, bool]:
     """The same steps with ``calculator``; whether it came to the same answers."""
     ours, theirs, same = [], [], True
@@ -242,6 +255,9 @@ def main() -> int:
         ),
         bar("tool steps through a worker process, one at a time", [through_worker(few)], STEPS_S, "steps/s", gate=False),
     ]
+    imports = import_seconds(rounds + 1)[1:]  # the first reads the disk
+    took = statistics.median(imports)
+    rows.append(Row("import of the SDK", took, IMPORT_S, "bar", "s", IMPORT_S / took, len(imports), True, 1.0))
     row, same = against(env, few, Formualizer(), None, min(rounds, 2))
     rows.append(row)
     if office:

@@ -1,4 +1,4 @@
-"""Workbooks and formulas that reach out of the file (other workbooks, DDE, programs) or far into it: nothing opens, none hangs."""
+"""Workbooks and formulas that reach out of the file (other workbooks, DDE, programs) or far into it: nothing opens or hangs."""
 
 from __future__ import annotations
 
