@@ -50,7 +50,7 @@ SHAPES = [Shape(256, 128, 16, 2), Shape(512, 384, 32, 4)]
 TOKENS = (1, 8, 64, 128)
 ENGINE = SHAPES[1]
 QUICK_SHAPES, QUICK_TOKENS, QUICK_ENGINE = [Shape(64, 32, 4, 2, 2)], (1, 8), Shape(64, 32, 4, 2, 2)
-DTYPES = ("float32",)
+DTYPES = ("float32", "bfloat16")
 PIECES = [f"{what}, {dtype}" for dtype in DTYPES for what in ("layer", "engine")]
 
 
@@ -65,7 +65,7 @@ def layers(shape: Shape, slots: int, dtype: Any, isa: str) -> list[dict[str, Any
     for _ in range(shape.layers):
         w13 = (torch.randn(shape.experts, 2 * shape.width, shape.hidden) * 0.05).to(dtype)
         w2 = (torch.randn(shape.experts, shape.hidden, shape.width) * 0.05).to(dtype)
-        adapters = native_experts.Adapters.empty(slots, shape.experts, shape.hidden, shape.width, RANK)
+        adapters = native_experts.Adapters.empty(slots, shape.experts, shape.hidden, shape.width, RANK, dtype)
         for s in range(slots):
             sizes = ((shape.hidden, shape.width), (shape.hidden, shape.width), (shape.width, shape.hidden))
             pairs = [(torch.randn(shape.experts, RANK, i) * 0.05, torch.randn(shape.experts, o, RANK) * 0.05) for i, o in sizes]
@@ -99,7 +99,8 @@ def layer_rows(shape: Shape, dtype_name: str, slots: int, samples: int, tokens: 
 
     from frontier_tune.experts import native_experts
 
-    dtype, isa = getattr(torch, dtype_name), "vec"
+    dtype = getattr(torch, dtype_name)
+    isa = "amx" if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported() else "vec"  # as vLLM chooses
     made, rows = layers(shape, slots, dtype, isa), []
     for count in tokens:
         x, out = torch.randn(count, shape.hidden).to(dtype), torch.empty(count, shape.hidden, dtype=dtype)

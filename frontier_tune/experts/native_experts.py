@@ -62,9 +62,7 @@ class Adapters:
     tensor: Tensor
 
     @classmethod
-    def empty(
-        cls, slots: int, experts: int, hidden: int, width: int, rank: int, dtype: torch.dtype = torch.float32
-    ) -> Adapters:
+    def empty(cls, slots: int, experts: int, hidden: int, width: int, rank: int, dtype: torch.dtype = torch.float32) -> Adapters:
         """All zero: every slot is the base. ``dtype`` is that of the experts."""
         wide, narrow = (-(-r // _LANES) * _LANES for r in (2 * rank, rank))
         size = hidden * wide + 2 * width * rank + width * narrow + hidden * rank

@@ -193,10 +193,15 @@ def lora_experts_class(moe_config: Any) -> type[CPUUnquantizedExperts]:
     raise ValueError(f"no CPU kernel takes this MoE layer: {reason}")
 
 
+def experts_of(model: Any) -> list[Any]:
+    """What computes the experts of each MoE layer of ``model``."""
+    methods = {id(m.quant_method): m.quant_method for m in model.modules() if isinstance(m, RoutedExperts)}
+    return [method.moe_kernel.fused_experts for method in methods.values()]
+
+
 def loads(model: Any) -> list[int]:
     """How often the experts of each MoE layer of ``model`` were packed. A reload raises every number."""
-    methods = {id(m.quant_method): m.quant_method for m in model.modules() if isinstance(m, RoutedExperts)}
-    return [getattr(method.moe_kernel.fused_experts, "loads", 0) for method in methods.values()]
+    return [getattr(experts, "loads", 0) for experts in experts_of(model)]
 
 
 _stock_load_weights = RoutedExperts.load_weights

@@ -2,7 +2,8 @@
 
 The library is compiled against torch's stable ABI (no tie beyond torch's minor version) with the machine's own
 g++, in seconds. Every kernel is compiled for three instruction sets, those in bfloat16 for one more; the best that the processor
-has is chosen when it is loaded. ``FRONTIER_TUNE_ISA`` (avx512_bf16, avx512, avx2, portable) lowers that choice, ``FRONTIER_TUNE_CACHE`` moves the cache.
+has is chosen when it is loaded. ``FRONTIER_TUNE_ISA`` (avx512_bf16, avx512, avx2, portable) lowers that choice,
+``FRONTIER_TUNE_CACHE`` moves the cache.
 """
 
 from __future__ import annotations
@@ -121,7 +122,9 @@ def build(directory: Path | None = None, extra: Sequence[str] = ()) -> Path:
             for source, sets in ((KERNELS, _sets()), (KERNELS_BF16, _sets(True))):
                 for name, flags in sets.items():
                     out = f"{scratch}/{Path(source).stem}-{name}.o"
-                    jobs.append([cxx, *_COMMON, *flags, *extra, f"-DFT_ISA={name}", *include, "-c", str(CSRC / source), "-o", out])
+                    jobs.append(
+                        [cxx, *_COMMON, *flags, *extra, f"-DFT_ISA={name}", *include, "-c", str(CSRC / source), "-o", out]
+                    )
             has = [f"-DFT_HAS_{name.upper()}" for name in _sets(True)]
             for source in OPS:
                 out = f"{scratch}/{Path(source).stem}.o"
@@ -137,7 +140,8 @@ def build(directory: Path | None = None, extra: Sequence[str] = ()) -> Path:
 
 @functools.cache
 def load() -> str:
-    """Build if need be, and register the operators as ``torch.ops.frontier_tune``. Returns the instruction set in use.
+    """Build if need be, and register the operators as ``torch.ops.frontier_tune``. Returns the instruction set in use; that of
+    the kernels in bfloat16 is ``NAMES[torch.ops.frontier_tune.isa(True)]``.
 
     Raises BadInput without a working compiler, or for an unknown ``FRONTIER_TUNE_ISA``.
     """

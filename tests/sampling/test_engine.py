@@ -51,6 +51,23 @@ def test_scores_are_those_of_transformers_and_peft(setups, family, dtype, bound)
     assert s.sampler.resident(0) == {}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_are_applied_without_merged_copies(setups, dtype):
+    s = setups("qwen3_moe", dtype)
+    version = s.next_version()
+    s.sampler.sync(s.write("copies"), version)
+    s.sampler.score(SEQUENCES, version)
+    from frontier_tune.experts import vllm_plugin_experts  # imports vllm
+
+    worker = s.sampler._call(lambda backend: backend.engine.model_executor.driver_worker.worker)
+    weights = s.config.num_experts * 3 * s.config.hidden_size * s.config.moe_intermediate_size
+    layers = vllm_plugin_experts.experts_of(worker.model_runner.get_model())
+    assert len(layers) == s.config.num_hidden_layers
+    for experts in layers:
+        assert experts.native and experts._packed is None
+        assert experts._adapters.tensor.numel() < weights  # of both slots
+
+
 def test_a_zero_adapter_is_the_base_exactly(qwen):
     path, version = qwen.write("zero", std=0.0), qwen.next_version()
     qwen.sampler.sync(path, version)

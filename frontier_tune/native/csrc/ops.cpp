@@ -30,24 +30,30 @@ extern const ft::KernelsBf16 ft_kernels_bf16_avx512_bf16;
 
 namespace {
 
-int64_t best_isa() {
+struct Isa {
+  int64_t kernels, bf16;  // 0 portable, 1 AVX2, 2 AVX-512, and of kernels in bfloat16 3: AVX512-BF16
+};
+
+Isa best_isa() {
   const char* wanted = std::getenv("FRONTIER_TUNE_ISA");
   const std::string name = wanted ? wanted : "";
 #ifdef FT_HAS_AVX512
-  if ((name.empty() || name == "avx512" || name == "avx512_bf16") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  if ((name.empty() || name == "avx512_bf16" || name == "avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return name != "avx512" && __builtin_cpu_supports("avx512bf16") ? 3 : 2;
+    return {2, name != "avx512" && __builtin_cpu_supports("avx512bf16") ? 3 : 2};
 #endif
 #ifdef FT_HAS_AVX2
-  if (name != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+  if (name != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {1, 1};
 #endif
-  return 0;
+  return {0, 0};
 }
 
-int64_t isa() {
-  static const int64_t chosen = best_isa();
+const Isa& chosen() {
+  static const Isa chosen = best_isa();
   return chosen;
 }
+
+int64_t isa(bool bf16) { return bf16 ? chosen().bf16 : chosen().kernels; }
 
 }  // namespace
 
@@ -55,23 +61,23 @@ namespace ft {
 
 const Kernels& kernels() {
 #ifdef FT_HAS_AVX512
-  if (isa() >= 2) return ft_kernels_avx512;
+  if (chosen().kernels == 2) return ft_kernels_avx512;
 #endif
 #ifdef FT_HAS_AVX2
-  if (isa() == 1) return ft_kernels_avx2;
+  if (chosen().kernels == 1) return ft_kernels_avx2;
 #endif
   return ft_kernels_portable;
 }
 
 static const KernelsBf16& kernels_bf16() {
 #ifdef FT_HAS_AVX512_BF16
-  if (isa() == 3) return ft_kernels_bf16_avx512_bf16;
+  if (chosen().bf16 == 3) return ft_kernels_bf16_avx512_bf16;
 #endif
 #ifdef FT_HAS_AVX512
-  if (isa() >= 2) return ft_kernels_bf16_avx512;
+  if (chosen().bf16 == 2) return ft_kernels_bf16_avx512;
 #endif
 #ifdef FT_HAS_AVX2
-  if (isa() == 1) return ft_kernels_bf16_avx2;
+  if (chosen().bf16 == 1) return ft_kernels_bf16_avx2;
 #endif
   return ft_kernels_bf16_portable;
 }
@@ -280,7 +286,7 @@ void sample_tokens(const Tensor& logits, const Tensor& temperature, const Tensor
 }  // namespace
 
 STABLE_TORCH_LIBRARY(frontier_tune, m) {
-  m.def("isa() -> int");
+  m.def("isa(bool bf16=False) -> int");
   m.def("rms_norm(Tensor x, Tensor weight, float eps, Tensor(a!) y) -> ()");
   m.def("add_rms_norm(Tensor(a!) x, Tensor(b!) residual, Tensor weight, float eps) -> ()");
   m.def("lora_linear(Tensor(a!) y, Tensor x, Tensor slots, Tensor[] a, Tensor[] b, float scale) -> ()");
