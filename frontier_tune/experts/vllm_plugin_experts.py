@@ -2,12 +2,12 @@
 
 In float32 and in bfloat16 our own operator computes base and adapters in one pass (``native_experts``): no merged copies.
 
-Elsewhere (other activations, biases, sizes that are no multiples of 32) each adapter slot has its own copy of the experts with the low-rank update merged
-in, packed as the stock kernel wants it, and lying behind the base's in one tensor: [(1 + slots) * E, ...]. A token of slot s is
-sent to expert (1 + s) * E + e, so one call of the stock kernel serves base rows and any number of adapters, at the base's speed.
-The price is memory: one copy of the experts per slot, plus the unpacked weights to merge into. The copies are made when a slot is
-first used after a change, in float32, and rounded once. This covers every CPU kernel class that vLLM may choose (AMX for
-bfloat16, NEON, VSX, and the portable vector one).
+Elsewhere (other activations, biases, sizes that are no multiples of 32) each adapter slot has its own copy of the experts with
+the low-rank update merged in, packed as the stock kernel wants it, and lying behind the base's in one tensor:
+[(1 + slots) * E, ...]. A token of slot s is sent to expert (1 + s) * E + e, so one call of the stock kernel serves base rows and
+any number of adapters, at the base's speed. The price is memory: one copy of the experts per slot, plus the unpacked weights to
+merge into. The copies are made when a slot is first used after a change, in float32, and rounded once. This covers every CPU
+kernel class that vLLM may choose (AMX for bfloat16, NEON, VSX, and the portable vector one).
 """
 
 from __future__ import annotations

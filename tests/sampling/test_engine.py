@@ -35,13 +35,14 @@ SEQUENCES = [tokens(n, n) for n in (40, 7, 200, 2)]
 
 @pytest.mark.parametrize(
     "family,dtype,bound",
-    [("qwen3_moe", "float32", 1e-5), ("olmoe", "float32", 1e-5), ("mixtral", "float32", 1e-5), ("qwen3_moe", "bfloat16", 3e-2)],
+    [("qwen3_moe", "float32", 1e-5), ("olmoe", "float32", 1e-5), ("mixtral", "float32", 1e-5), ("qwen3_moe", "bfloat16", 2e-2)],
 )
 def test_scores_are_those_of_transformers_and_peft(setups, family, dtype, bound):
     s = setups(family, dtype)
     base = s.sampler.score(SEQUENCES, 0)
     assert gap(base, s.reference(SEQUENCES, adapter=False)) < bound
-    path, version = s.write("parity"), s.next_version()
+    # In bfloat16 a large adapter turns rounding into other experts, in transformers as here.
+    path, version = s.write("parity", std=0.3 if dtype == "float32" else 0.1), s.next_version()
     s.sampler.sync(path, version)
     adapted = s.sampler.score(SEQUENCES, version)
     assert gap(adapted, s.reference(SEQUENCES)) < bound

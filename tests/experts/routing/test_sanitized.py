@@ -92,12 +92,13 @@ for case in range(60):
     b = [torch.randn(2, 1, n, rank) for n in (width, 5)]
     ops.lora_linear(torch.randn(rows, width + 8), torch.randn(rows, inner), slots, [torch.randn(2, 1, rank, inner)] * 2, b, 1.0)
     n, hidden, width = random.randint(1, 6), random.choice([32, 64, 96]), random.choice([32, 64])
-    adapters = native_experts.Adapters.empty(2, n, hidden, width, rank)
+    dtype = torch.bfloat16 if case %% 3 == 0 else torch.float32
+    adapters = native_experts.Adapters.empty(2, n, hidden, width, rank, dtype)
     sides = ((hidden, width), (hidden, width), (width, hidden))
     adapters.set(1, *((torch.randn(n, rank, i), torch.randn(n, o, rank)) for i, o in sides))
-    packed = [native_experts.pack(torch.randn(n, *s)) for s in ((2 * width, hidden), (hidden, width))]
+    packed = [native_experts.pack(torch.randn(n, *s).to(dtype)) for s in ((2 * width, hidden), (hidden, width))]
     ids = torch.randint(0, n, (rows, random.randint(1, 3)))
-    given = torch.randn(rows, hidden), ids, torch.rand(ids.shape), *packed
+    given = torch.randn(rows, hidden).to(dtype), ids, torch.rand(ids.shape), *packed
     native_experts.forward(*given, *((slots, adapters) if case %% 2 else ()))
 torch.set_num_threads(3)
 route_dispatch(torch.randn(3000, 70), 6)
@@ -117,7 +118,7 @@ def runtime(name: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512_bf16"])
 def test_fuzzed_shapes_are_clean(isa: str, run_python) -> None:
     libraries = [runtime("libasan.so"), runtime("libubsan.so"), runtime("libstdc++.so.6")]
     if not all(libraries) or shutil.which("g++") is None:
