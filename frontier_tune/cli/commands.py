@@ -185,6 +185,11 @@ def _probe(name: str, dialogues: int = 300, scenes: int = 30) -> int:
         shares = probes.alternatives(model, tokenizer, practice, scenes)
         low, high, total = 100 * min(shares.values()), 100 * max(shares.values()), 100 * sum(shares.values())
         note(f"{practice.name:18} {len(shares)} alternatives, each {low:.1f} to {high:.1f} %, together {total:.0f} %")
+    for path in found_base.record.get("plan", {}).get("practice", ()):
+        for kind, ways in practices.ways(path).items():
+            chances = [100 * chance for chance in probes.chances(model, tokenizer, ways)]
+            name = f"{path.rsplit('/', 1)[-1]}/{kind}"
+            note(f"{name:28} {len(ways)} ways met, each {min(chances):.1f} to {max(chances):.1f} %, 1 in {len(ways)} is {100 / len(ways):.1f} %")
     return 0
 
 
