@@ -118,14 +118,15 @@ def experts(a: argparse.Namespace) -> int:
 
 
 def export(a: argparse.Namespace) -> int:
-    from frontier_tune import bases
+    from frontier_tune.orchestration.base import find, here
     from frontier_tune.serving import export as serving
 
-    source = Path(a.target)
-    name = a.base
-    if name is None and (source / "recipe.yaml").is_file():
-        name = recipes.load(source / "recipe.yaml").base
-    done = serving.export(source, a.layout, Path(a.out), bases.load(name).directory if name else None)
+    source, directory = Path(a.target), None
+    if a.base is not None:
+        directory = here(a.base)
+    elif (source / "recipe.yaml").is_file():
+        directory = find(recipes.load(source / "recipe.yaml"))
+    done = serving.export(source, a.layout, Path(a.out), directory)
     note(f"{done.path}: {', '.join(sorted(done.files))}" + (f" (mean gap {done.gap:.1e} nats)" if done.gap is not None else ""))
     return 0
 
@@ -134,10 +135,12 @@ def base(a: argparse.Namespace) -> int:
     from frontier_tune import bases
 
     if a.action == "show":
-        found = bases.load(a.set[0] if a.set else "nano")
         from transformers import AutoConfig
 
+        from frontier_tune.orchestration.base import here
         from frontier_tune.orchestration.plan import count_parameters
+
+        found = bases.load(str(here(a.set[0] if a.set else "nano")))
 
         total, experts, active = count_parameters(AutoConfig.from_pretrained(str(found.directory), local_files_only=True))
         note(
@@ -168,13 +171,13 @@ def _probe(name: str, dialogues: int = 300, scenes: int = 30) -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from frontier_tune import bases
     from frontier_tune.bases import probes
     from frontier_tune.bases.corpus.dialogues import make_dialogue
     from frontier_tune.bases.corpus.questions import PRACTICE
+    from frontier_tune.orchestration.base import here
     from frontier_tune.sdk.grammar import CALL
 
-    directory = str(bases.load(name).directory)
+    directory = str(here(name))
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     if CALL not in tokenizer.get_vocab():
         raise BadInput(f"base probe: the tokenizer of {name} lacks {CALL}; only a base built by `base build` can be probed so")

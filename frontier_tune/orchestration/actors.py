@@ -18,6 +18,7 @@ import ray
 
 from frontier_tune.contracts import Blame, Completion, EpisodeSpec, FrontierTuneError, Request, Task, Trajectory
 from frontier_tune.orchestration.handle import STACKS, Handle
+from frontier_tune.orchestration.retry import backoff
 from frontier_tune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ class EpisodeActor:
                 _StreamSide(self._sampler),
                 Limits(env.max_turns, env.max_tokens_per_turn, sampler.max_model_len, sampler.max_sequences),
                 tries={Blame.INFRASTRUCTURE: retry.infrastructure_tries, Blame.ENVIRONMENT: retry.environment_tries},
+                pause=lambda failures: backoff(failures, retry.backoff_s, retry.max_backoff_s),
                 restart=self._recipe.overlap.on_update == "restart",
                 lockstep=self._recipe.run.deterministic,
             )

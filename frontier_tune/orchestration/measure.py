@@ -16,6 +16,7 @@ from frontier_tune.orchestration.batch import play
 from frontier_tune.orchestration.crew import Crew
 from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.orchestration.preflight import Ready
+from frontier_tune.orchestration.retry import Retry
 from frontier_tune.orchestration.run_dir import RunDir
 
 
@@ -63,7 +64,7 @@ class Measure:
 
     def _player(self, where: str) -> evaluation.Player:
         def player(specs: Sequence[EpisodeSpec]) -> Iterable[Trajectory]:
-            return play(self.crew.episodes, specs, self.every, where)[0]
+            return play(self.crew.episodes, specs, self.every, where, Retry.of(self.ready.recipe))[0]
 
         return player
 

@@ -16,7 +16,7 @@ from frontier_tune.contracts import FrontierTuneError, LimitReached
 from frontier_tune.orchestration import measure, run_dir, warm_start
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.cluster import local_ray
-from frontier_tune.orchestration.events import Events
+from frontier_tune.orchestration.events import Events, began
 from frontier_tune.orchestration.groups import GroupPlan, derive_seed
 from frontier_tune.orchestration.measure import Measure, Side
 from frontier_tune.orchestration.preflight import Ready
@@ -37,7 +37,8 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
     from frontier_tune.orchestration import recover
     from frontier_tune.orchestration.supervise import Supervisor
 
-    started = time.time()
+    events, status = Events(run.events), Status(run.status, ready.recipe)
+    started = began(run.events) or time.time()
     run.write_recipe(ready.recipe)
     run.point_latest(ready.root)
     start = warm_start.run(ready, run, note)
@@ -45,7 +46,6 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
         stop.install()
         state, at = recover.where(ready, run, note) if resume else (LoopState(), None)
         scores = Measure(ready, run, crew, stop.check, note)
-        events, status = Events(run.events), Status(run.status, ready.recipe)
         events.log("resumed" if resume else "started", step=state.step, pid=os.getpid())
         supervisor = Supervisor(ready.recipe.reliability, events, note, stop.check)
         crew.episodes.on_beat = status.beat
@@ -109,7 +109,7 @@ def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool)
     path = run.root / "evaluation" / "canaries.json"
     if not (reuse and path.is_file()):
         found = scores.canaries()
-        path.write_text(json.dumps(found, indent=1))
+        run_dir.write_whole(path, json.dumps(found, indent=1))
     canaries: dict[str, float] = json.loads(path.read_text())
     note("canaries: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in canaries.items()))
     return base, canaries

@@ -205,6 +205,18 @@ def parse(data: Any, overrides: Iterable[str] = (), where: str = "recipe") -> Re
         raise _explain(e, where) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: of a section that was pasted in again YAML would keep the last alone, in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[str, Any] = {}
+        for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError("a key stands twice, first", seen[key.value], f"'{key.value}' again", key.start_mark)
+            seen[key.value] = key.start_mark
+        return super().construct_mapping(node, deep)
+
+
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe file. Raises BadInput where the file is missing, is not YAML, or does not validate."""
     path = Path(path)
@@ -212,8 +224,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         near = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise BadInput(f"{path}: no such recipe" + (f"; here are: {', '.join(near)}" if near else ""))
     try:
-        data = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as e:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: not valid YAML: {e}") from None
     return parse(data, overrides, str(path))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from frontier_tune import recipe as recipes
 from frontier_tune.contracts import Blame, EpisodeSpec, Failure, LimitReached, Task, Trajectory
 from frontier_tune.orchestration.measure import Measure
 from frontier_tune.orchestration.run_dir import RunDir
@@ -31,6 +32,14 @@ def test_episodes_that_the_infrastructure_failed_are_played_again(tmp_path: Path
 
     side = measure(tmp_path, Episodes(once)).side("base")
     assert (side.greedy.n, side.greedy.success, side.greedy.failures) == (8, 1.0, {})
+
+
+def test_the_recipe_says_how_often(tmp_path: Path) -> None:
+    tried: Any = measure(tmp_path, Episodes(lambda spec, attempt: infrastructure(spec) if spec.group else played(spec)))
+    tried.ready.recipe = recipes.parse({"reliability": {"infrastructure_tries": 4, "backoff_s": 0}})
+    with pytest.raises(LimitReached):
+        tried.side("base")
+    assert len(tried.crew.episodes.calls) == 4
 
 
 def test_a_success_among_survivors_is_no_result(tmp_path: Path) -> None:

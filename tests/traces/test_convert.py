@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,11 @@ def test_a_held_out_task_under_another_family_is_known_by_its_hash(trace: Make, 
 )
 def test_a_credential_is_refused_and_not_repeated(trace: Make, bench: Workbench, held_out: HeldOut, secret: str) -> None:
     messages = raw(12)["messages"]
-    messages[0]["content"] += f" with {secret}"
-    with pytest.raises(BadInput, match="message 0 holds what looks like") as e:
-        convert(trace(12, messages=messages), bench, held_out)
-    assert secret not in str(e.value)
+    for content in (f"with {secret}", f"on a line of its own:\n{secret}", json.dumps({"log": f"in a tool's answer\t{secret}"})):
+        messages[0]["content"] = content
+        with pytest.raises(BadInput, match="message 0 holds what looks like") as e:
+            convert(trace(12, messages=messages), bench, held_out)
+        assert secret not in str(e.value)
 
 
 def test_duplicates_are_refused_within_a_file_and_across_imports(store: Store, bench: Workbench, held_out: HeldOut) -> None:
