@@ -122,8 +122,9 @@ def alternatives(
 def chances(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ways: Sequence[Sequence[Sequence[Message]]], batch: int = 48
 ) -> list[float]:
-    """How likely a base goes each way of doing a kind of task (``sdk.practice.ways``): the mean, over the tasks, of the probability
-    of all that the assistant says in the way's dialogue, at temperature 1.
+    """How likely a base goes each way of doing a kind of task (``sdk.practice.ways``), at temperature 1.
+
+    The mean over the tasks of the probability of all that the assistant says in the way's dialogue.
     """
     import torch
 
