@@ -194,9 +194,8 @@ def _probe(name: str, dialogues: int = 300, scenes: int = 30) -> int:
         for kind, ways in workflows.ways(path).items():
             found_ways = [100 * chance for chance in probes.chances(model, tokenizer, ways)]
             low, high, share = min(found_ways), max(found_ways), 100 / len(ways)
-            note(
-                f"{Path(path).name + ' ' + kind:28} {len(ways)} ways, each {low:.1f} to {high:.1f} %; 1 in {len(ways)} is {share:.1f} %"
-            )
+            name = f"{Path(path).name} {kind}"
+            note(f"{name:24} {len(ways)} ways, {low:.1f} to {high:.1f} % each; by chance {share:.1f} %")
     return 0
 
 
