@@ -80,8 +80,6 @@ def evaluate(a: argparse.Namespace) -> int:
 
 
 def status(a: argparse.Namespace) -> int:
-    import json
-
     from frontier_tune.orchestration import run_dir
     from frontier_tune.orchestration import status as statuses
 
@@ -111,7 +109,7 @@ def verify(a: argparse.Namespace) -> int:
 def experts(a: argparse.Namespace) -> int:
     from frontier_tune.orchestration import narrow
 
-    found = narrow.command(a.target, a.share, a.out, note)
+    found = narrow.command(a.target, a.share, a.out, (lambda text: None) if a.json else note)
     if a.json:
         print(json.dumps(found))
     return 0

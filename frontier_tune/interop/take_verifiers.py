@@ -81,7 +81,7 @@ class VerifiersWorkflow(WorkflowEnv):
 
     def _take_tool(self, name: str, description: str, schema: Json) -> None:
         signature = signature_of(name, description, schema)
-        add_tool(self, signature, lambda given: self._turn(None, (name, arguments_for(schema, signature, given))))
+        add_tool(self, signature, lambda given: self._turn(None, (name, arguments_for(signature, given))))
 
     def _split(self, split: str) -> list[Json]:
         if not self._rows:

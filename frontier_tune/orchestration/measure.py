@@ -42,6 +42,9 @@ class Measure:
     def side(self, name: str, reuse: bool = False) -> Side:
         """Evaluate the current policy as ``name`` (base, tuned). ``reuse``: take what an interrupted run has played already."""
         r = self.ready
+        if not reuse:  # an earlier policy's episodes must not be taken for this one's when a try of this is cut off
+            for left in (self.run.root / "evaluation").glob(f"{name}-*.jsonl"):
+                left.unlink()
         greedy = self._scores(f"{name}-greedy", r.heldout, "workflow", sampled=False, reuse=reuse)
         sampled = self._scores(f"{name}-sampled", r.heldout[: 2 * r.recipe.run.eval_tasks], "workflow", sampled=True, reuse=reuse)
         general = self._scores(f"{name}-general", r.general, "general", sampled=False, reuse=reuse) if r.general else None

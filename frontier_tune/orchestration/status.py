@@ -82,7 +82,7 @@ def gather(run: RunDir) -> dict[str, Any]:
         "state": _state(owner, happened, run.evaluation.is_file()),
         "pid": owner,
         "phase": live.get("phase") if owner else None,
-        "phase_seconds": time.time() - live["since"] if owner and "since" in live else None,
+        "phase_seconds": max(0.0, time.time() - live["since"]) if owner and "since" in live else None,
         "step": step,
         "steps": recipe.run.steps,
         "success": last.get("success"),

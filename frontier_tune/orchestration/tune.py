@@ -7,15 +7,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import FrontierTuneError, LimitReached
-from frontier_tune.orchestration import measure, run_dir, warm_start
+from frontier_tune.orchestration import checkpoint, joined, measure, run_dir, warm_start
 from frontier_tune.orchestration.checkpoint import LoopState
-from frontier_tune.orchestration.cluster import local_ray
 from frontier_tune.orchestration.events import Events, began
 from frontier_tune.orchestration.groups import GroupPlan, derive_seed
 from frontier_tune.orchestration.measure import Measure, Side
@@ -81,6 +80,10 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
         except FrontierTuneError as e:
             events.log("limit" if isinstance(e, LimitReached) else "failed", message=str(e))
             raise
+        except Exception as e:
+            if not checkpoint.is_full(e):
+                raise
+            raise LimitReached(f"{run.root}: the disk is full; free some. The last checkpoint stands") from e
     cost = {"seconds": state.seconds, "steps": state.step, "tokens_sampled": state.tokens_sampled, "updates": state.version - 1}
     content = measure.write(run, base, tuned, canaries, cost)
     events.log("finished", step=state.step)
@@ -94,12 +97,20 @@ def crew_of(ready: Ready, run: RunDir, note: Note, learn: bool = True) -> Iterat
     from frontier_tune.orchestration.crew import Crew
 
     note("starting sampler, learner and environments" if learn else "starting sampler and environments")
-    with local_ray():
+    with joined.ray_of(ready.recipe, ready.root, lambda why: _lost(why, run)):
         crew = Crew.start(ready.base, ready.recipe, ready.root, ready.environments, run.engine_log, learn)
         try:
             yield crew
         finally:
             crew.close()
+
+
+def _lost(why: str, run: RunDir) -> None:
+    """Ray is gone: said in one line, from a thread, before the process ends."""
+    message = f"{why}; the last checkpoint stands. {resume_hint(run)}"
+    with suppress(OSError):
+        Events(run.events).log("failed", message=message)
+    os.write(2, f"\nfrontier-tune: {message}\n".encode())
 
 
 def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool) -> tuple[Side, dict[str, float]]:

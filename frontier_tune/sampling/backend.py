@@ -100,9 +100,12 @@ class Backend:
 
         self.dtype = getattr(torch, sampler.dtype)
         self.versions = Versions(spool, self.config, rank)
+        routes = routes or sampler.routes
         with _output_to(log):
+            if routes:
+                self._require_routes()  # before there is an engine that would have to be shut down
             self.engine = self._build(sampler, targets, rank, seed, log)
-        self.routes = self._route_store() if routes or sampler.routes else None
+        self.routes = self._route_store() if routes else None
 
     def _build(self, sampler: recipe.Sampler, targets: list[str], rank: int, seed: int, log: Path) -> Any:
         import torch
@@ -173,16 +176,20 @@ class Backend:
             choices["block_size"] = 32
         return choices
 
-    def _route_store(self) -> Any:
-        """Capture of routes, bound to this engine's routers. Raises BadInput where they can't be captured."""
+    def _require_routes(self) -> None:
+        """Raises BadInput where routes can't be captured: on a GPU, or of a base without experts."""
         from vllm.platforms import current_platform
 
-        from frontier_tune.experts.vllm_plugin_routes import RouteStore
-
+        families.moe_shape(self.config)
         if not current_platform.is_cpu():
             raise BadInput(
                 "sampler.routes, algorithm.replay: sampler: routes are captured by the CPU engine alone; use replay: learner"
             )
+
+    def _route_store(self) -> Any:
+        """Capture of routes, bound to this engine's routers."""
+        from frontier_tune.experts.vllm_plugin_routes import RouteStore
+
         shape = families.moe_shape(self.config)
         return RouteStore(
             self.engine.model_executor.driver_worker.worker.model_runner, shape.layers, shape.num_experts, shape.top_k

@@ -16,6 +16,8 @@ from frontier_tune.contracts import BadInput
         ("run: {steps: 3}\nseed: 1\nrun: {max_tokens: 9}\n", r"a key stands twice(.|\n)*line 1(.|\n)*'run' again(.|\n)*line 3"),
         ("run: {steps: 3, steps: 4}\n", "'steps' again"),
         ("learner: {learning_rat: 1.0e-3}\n", "unknown key 'learner.learning_rat'; did you mean 'learner.learning_rate'"),
+        ("hour: 4\n", "did you mean 'run.rates.hour'"),
+        ("run: {group_size: 4}\n", "unknown key 'run.group_size'; did you mean 'algorithm.group_size'"),
         ("group_size: 4\n", "unknown key 'group_size'; did you mean 'algorithm.group_size'"),
         ("warm_start: {sft: {traces: t, epoch: 2}}\n", "did you mean 'warm_start.sft.epochs'"),
         ("xyzzy: 1\n", "known here: seed, base"),
@@ -53,9 +55,11 @@ def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
 
 def test_overrides_win_numbers_are_numbers_and_what_is_dumped_loads_equal(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("learner: {learning_rate: 1e-3}\nalgorithm: {scale_by_std: false}\nrun: null\n")
+    options = "environment: {options: {tolerance: 1e-3, name: e3}}\n"
+    path.write_text(f"learner: {{learning_rate: 1e-3}}\nalgorithm: {{scale_by_std: false}}\nrun: null\n{options}")
     found = recipes.load(path, ["run.steps=7", "algorithm.name=rloo", "algorithm.scale_by_std=null", "tracking.wandb=off"])
     assert (found.learner.learning_rate, found.run.steps, found.tracking.wandb) == (1e-3, 7, "off")
+    assert found.environment.options == {"tolerance": 1e-3, "name": "e3"}
     path.write_text(recipes.dump(found))
     assert recipes.load(path) == found
     with pytest.raises(BadInput, match="'steps' is a value, not a section"):

@@ -193,7 +193,7 @@ def test_events_of_the_earlier_conventions_are_read(tmp_path: Path) -> None:
         "attributes": [{"key": k, "value": wire(v)} for k, v in plain.items()],
     }
     lines = [
-        {"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]},
+        {"resourceLogs": [{"scopeLogs": [{"logRecords": records[::-1]}]}]},
         {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]},
     ]
     path = tmp_path / "collector.jsonl"
