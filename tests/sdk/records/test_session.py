@@ -23,8 +23,8 @@ def session() -> RecordSession:
 
 def test_reading(session: RecordSession) -> None:
     assert session.overview() == "Requests 2; Staff 0"
-    assert session.read("requests") == "Requests 2\nNumber|State|Limit|Days\nR1|Open|sealed|3"
-    assert session.read(" R2 ") == "Requests R2\nState|Limit|Days\nShut|sealed|"
+    assert session.read("requests") == "Requests 2\nNumber: R1\nState: Open\nLimit: sealed\nDays: 3"
+    assert session.read(" R2 ") == "Requests R2\nState: Shut\nLimit: sealed\nDays:"
     assert session.read("R1!limit") == "R1!Limit is X1" and session.read("Staff") == "Staff 0"
     with pytest.raises(ToolError, match="no record R3; tables: Requests 2; Staff 0"):
         session.read("R3")
