@@ -18,7 +18,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def layers(shape: Shape, slots: int, dtype: Any, isa: str) -> list[dict[str, Any
     return made
 
 
-def take_turns(cases: dict[str, Callable[[], object]], samples: int, passes: int) -> dict[str, list[float]]:
+def take_turns(cases: Mapping[str, Callable[[], object]], samples: int, passes: int) -> dict[str, list[float]]:
     """Microseconds of one call of each; a sample is ``passes`` calls, and the first round warms up."""
     taken: dict[str, list[float]] = {name: [] for name in cases}
     for n in range(samples + 1):
@@ -111,7 +111,8 @@ def layer_rows(shape: Shape, dtype_name: str, slots: int, samples: int, tokens: 
         def ours(slot: Any, x: Any = x, ids: Any = ids, weights: Any = weights, out: Any = out) -> Callable[[], None]:
             def run() -> None:
                 for layer in made:
-                    native_experts.forward(x, ids, weights, *layer["ours"], slot, layer["adapters"], out=out)
+                    w13, w2 = layer["ours"]
+                    native_experts.forward(x, ids, weights, w13, w2, slot, layer["adapters"], out=out)
 
             return run
 

@@ -127,8 +127,8 @@ class _CPULoRAExperts(LoRAExpertsMixin):
         if any(slot >= 0 for slot, _ in groups):
             ctx, version = self._lora_context, self._version()
             if self._adapters is None:
-                rank = ctx.w2_lora_a_stacked[0].shape[2]
-                self._adapters = native_experts.Adapters.empty(ctx.max_loras, *w2.shape, rank, w2.dtype)
+                rank, (experts, hidden, width) = ctx.w2_lora_a_stacked[0].shape[2], w2.shape
+                self._adapters = native_experts.Adapters.empty(ctx.max_loras, experts, hidden, width, rank, w2.dtype)
             for slot, _ in groups:
                 if slot >= 0 and self._merged.get(slot) != version:
                     a13, b13 = ([t[slot] for t in stack] for stack in (ctx.w13_lora_a_stacked, ctx.w13_lora_b_stacked))
