@@ -26,12 +26,19 @@ class CellWriter:
     def __init__(self, sheet: Worksheet) -> None:
         from openpyxl.cell.cell import Cell
 
-        self._sheet = sheet
+        self._sheet, self._cells = sheet, sheet._cells
         self._new: type[Cell] = Cell
         self._dated: StyleArray | None = None  # the style that openpyxl gives to a new cell for a date
 
     def put(self, row: int, column: int, value: Any) -> None:
-        cell = self._sheet._cells.get((row, column)) or self._make(row, column)
+        place = (row, column)
+        cell = self._cells.get(place)
+        if cell is None:
+            if not (1 <= row <= MAX_ROW and column >= 1):
+                self._sheet.cell(row, column)  # raises
+            cell = self._cells[place] = self._new(self._sheet, row, column)
+            if row > self._sheet._current_row:
+                self._sheet._current_row = row
         kind = type(value)
         if type(cell) is not self._new:  # a merged cell takes no value
             cell.value = value
@@ -44,15 +51,6 @@ class CellWriter:
             self._put_date(cell, value)
         else:
             cell.value = value
-
-    def _make(self, row: int, column: int) -> Cell:
-        sheet = self._sheet
-        if not (1 <= row <= MAX_ROW and column >= 1):
-            return sheet.cell(row, column)  # raises
-        cell = sheet._cells[row, column] = self._new(sheet, row, column)
-        if row > sheet._current_row:
-            sheet._current_row = row
-        return cell
 
     def _put_date(self, cell: Cell, value: datetime) -> None:
         if self._dated is None:
