@@ -102,7 +102,7 @@ def require_head(address: str) -> None:
 
 def require_let_in(address: str) -> None:
     """Raises BadInput where the head does not take this process's token. Asked here once: ``ray.init`` would ask for minutes."""
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its stub leaves it out
     from ray.exceptions import AuthenticationError
 
     if not address.rpartition(":")[0]:
@@ -111,8 +111,8 @@ def require_let_in(address: str) -> None:
         GcsClient(address=address)
     except AuthenticationError:
         raise BadInput(
-            f"placement.address: the cluster at {address} refuses the token of RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN: it is not the "
-            "one that its nodes were started with"
+            f"placement.address: the cluster at {address} refuses the token of RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN: it is not "
+            "the one that its nodes were started with"
         ) from None
 
 
