@@ -89,7 +89,7 @@ class Cluster:
         code = f"import ray; ray.init('{self.address}', log_to_driver=False, logging_level='error'); "
         code += "print('alive', sum(n['Alive'] for n in ray.nodes()))"
         done = subprocess.run(
-            self.command(sys.executable, "-c", code), env=self.environment(), capture_output=True, text=True, timeout=120
+            self.command(sys.executable, "-c", code), env=self.environment(), capture_output=True, text=True, timeout=300
         )
         return int(done.stdout.rsplit("alive", 1)[1]) if "alive" in done.stdout else 0
 
@@ -168,7 +168,7 @@ class Cluster:
             probe = self.command("bash", "-c", f"exec 3<>/dev/tcp/{NETWORK}.1/{PORT}")
             self._until(lambda: subprocess.run(probe, capture_output=True).returncode == 0, "the head does not listen")
 
-    def _until(self, done: object, what: str, seconds: float = 120.0) -> None:
+    def _until(self, done: object, what: str, seconds: float = 300.0) -> None:
         end = time.monotonic() + seconds
         while not done():  # type: ignore[operator]
             logs = "".join(p.read_text()[-2000:] for p in self.home.glob("*.log"))

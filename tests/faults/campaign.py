@@ -27,7 +27,7 @@ from tests.faults.processes import ROLES, Run, in_memory, left_in_memory
 
 MANY = 1_000_000  # steps, and restarts: no run ends by itself before the count is reached
 TAIL = 3  # steps that are left to do in peace
-STOP_S, END_S = 240.0, 900.0  # seconds that a stop, and the rest of a run, may take on a busy machine
+STOP_S, END_S = 600.0, 900.0  # seconds that a stop, and the rest of a run, may take on a busy machine
 
 
 @dataclass

@@ -53,7 +53,7 @@ class Run:
     def running(self) -> bool:
         return self.process.poll() is None
 
-    def until(self, done: Callable[[], bool], seconds: float = 240.0) -> None:
+    def until(self, done: Callable[[], bool], seconds: float = 600.0) -> None:
         """Wait, noting who belongs to the run. Raises AssertionError where it ends first, or never gets there."""
         end = time.monotonic() + seconds
         while not done():
