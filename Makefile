@@ -56,8 +56,8 @@ base: $(READY) ## build the nano base from scratch
 test: $(READY) ## all tests, with coverage
 	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-report=xml
 
-test-faults: $(READY) ## kill every process of runs, hundreds of times, and compare with runs that nobody disturbed (an hour)
-	FRONTIER_TUNE_FAULTS=full $(PY) -m pytest -q tests/faults tests/e2e/test_signals.py tests/sandbox/test_pool.py
+test-faults: $(READY) ## kill processes, nodes and disks of runs, and compare with runs that nobody disturbed (half an hour)
+	FRONTIER_TUNE_FAULTS=full $(PY) -m pytest -q tests/faults tests/cluster tests/e2e/test_signals.py tests/sandbox/test_pool.py
 
 test-fast: $(READY) ## the tests that take seconds
 	$(PY) -m pytest -n 2 --dist worksteal -m "not slow" -q
