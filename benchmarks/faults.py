@@ -32,8 +32,8 @@ def campaigns(work: Path, kills: int) -> dict[str, Any]:
 
     whole = {"sampler": 0.05, "learner": 0.4}
     made = {
-        "whole": Whole(_made(work / "whole"), max(1, kills // 10), {"run": {"deterministic": True}}, whole, 1),
         "roles": Roles(_made(work / "roles"), kills, {}, SLOW),
+        "whole": Whole(_made(work / "whole"), max(1, kills // 10), {"run": {"deterministic": True}}, whole, 1),
         "overlap": Roles(_made(work / "overlap"), max(1, kills // 10), {"run": {"staleness": 2}}, SLOW, 2),
     }
     return made

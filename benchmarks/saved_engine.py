@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -23,7 +24,10 @@ from openpyxl import Workbook
 from frontier_tune.sdk.workbook.engine import plain
 
 _HELPER = Path(__file__).with_name("uno_calculator.py")
-_NEWER = ("XLOOKUP(",)  # functions that files name with a prefix
+# Functions that came after the format did: files name them with a prefix (MS-XLSX, 2.2.2 "future functions").
+_NEWER = re.compile(
+    r"(?<![\w.])(?=(?:CONCAT|DAYS|IFNA|IFS|MAXIFS|MINIFS|STDEV\.S|SWITCH|TEXTJOIN|VAR\.S|XLOOKUP|XMATCH|XOR)\()", re.IGNORECASE
+)
 
 
 class Calculator(Protocol):
@@ -55,25 +59,16 @@ class SavedEngine:
         return self._calculator.values(sheet, first_row, first_column, last_row, last_column)
 
     def _save(self) -> None:
-        out = io.BytesIO()
-        newer = [c for ws in self._book.worksheets for c in ws._cells.values() if c.data_type == "f" and _is_newer(c.value)]
-        plain = [c.value for c in newer]
-        for cell in newer:
-            cell.value = _prefixed(cell.value)
+        out, plain_texts = io.BytesIO(), []
+        for sheet in self._book.worksheets:
+            for cell in sheet._cells.values():
+                if cell.data_type == "f" and isinstance(cell.value, str) and _NEWER.search(cell.value):
+                    plain_texts.append((cell, cell.value))
+                    cell.value = _NEWER.sub("_xlfn.", cell.value)
         self._book.save(out)
-        for cell, text in zip(newer, plain):
+        for cell, text in plain_texts:
             cell.value = text
         self._calculator.load(out.getvalue())
-
-
-def _is_newer(formula: Any) -> bool:
-    return isinstance(formula, str) and any(name in formula for name in _NEWER)
-
-
-def _prefixed(formula: str) -> str:
-    for name in _NEWER:
-        formula = formula.replace(name, "_xlfn." + name)
-    return formula
 
 
 class Formualizer:
@@ -118,7 +113,11 @@ class LibreOffice:
         self._helper = subprocess.Popen(
             [str(_uno_python()), str(_HELPER), pipe], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.version = self._answer()
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
 
     @staticmethod
     def missing() -> str | None:

@@ -48,6 +48,7 @@ def _joined(address: str, nodes: int, root: Path, lost: Callable[[str], None] | 
     import ray
 
     cluster.require_in_time()
+    require_let_in(address)
     with tempfile.TemporaryDirectory(prefix="ft-workspace-") as scratch:
         package = pack(root, Path(scratch))
         try:
@@ -97,6 +98,22 @@ def require_head(address: str) -> None:
     """Raises BadInput where nobody listens at ``address`` (host:port; 'auto' is Ray's to find)."""
     if wrong := _unreachable(address):
         raise BadInput(f"placement.address: {wrong}; start the cluster's head there (ray start --head), or mend the address")
+
+
+def require_let_in(address: str) -> None:
+    """Raises BadInput where the head does not take this process's token. Asked here once: ``ray.init`` would ask for minutes."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its stub leaves it out
+    from ray.exceptions import AuthenticationError
+
+    if not address.rpartition(":")[0]:
+        return
+    try:
+        GcsClient(address=address)
+    except AuthenticationError:
+        raise BadInput(
+            f"placement.address: the cluster at {address} refuses the token of RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN: it is not "
+            "the one that its nodes were started with"
+        ) from None
 
 
 def _unreachable(address: str) -> str | None:

@@ -55,6 +55,9 @@ class Cluster:
         self._cpus = cpus
         self.address = f"{NETWORK}.1:{PORT}"
         (self.home / "ray").mkdir()
+        known = [f"{NETWORK}.{n} {name}\n" for n, name in enumerate([HEAD, *others], 1)]
+        (self.home / "resolv.conf").touch()
+        (self.home / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n" + "".join(known))
         try:
             self._network([HEAD, *others])
             for number, name in enumerate([HEAD, *others], 1):
@@ -111,6 +114,11 @@ class Cluster:
             (line.split()[3], line.split('(("')[1].split('"')[0] if "((" in line else "?") for line in done.stdout.splitlines()
         }
 
+    def addresses(self, name: str) -> set[str]:
+        """Of all interfaces of a node, IPv4."""
+        done = subprocess.run(self.command("ip", "-4", "-o", "addr", name=name), capture_output=True, text=True, check=True)
+        return {line.split()[3].partition("/")[0] for line in done.stdout.splitlines()}
+
     def close(self) -> None:
         for name in list(self.nodes):
             self.kill(name)
@@ -144,10 +152,13 @@ class Cluster:
             "--include-log-monitor=false",
         ]
         if name == HEAD:
-            ray += ["--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={self.home / 'ray'}"]
+            # The monitor (of autoscaling) would show its metrics to everybody, on all interfaces, without a token.
+            ray += ["--head", f"--port={PORT}", "--include-dashboard=false", "--no-monitor", f"--temp-dir={self.home / 'ray'}"]
             command = self.command(*ray)
         else:
             hide = "".join(f"mkdir -p {p} && mount -t tmpfs none {p} && " for p in self.private)
+            for name_service in ("hosts", "resolv.conf"):  # a machine knows its own name, and here there is nobody to ask
+                hide += f"mount --bind {self.home / name_service} /etc/{name_service} && "
             start = f"hostname {name} && {hide}exec {' '.join(ray)} --address={self.address}"
             command = self.command("unshare", "--mount", "--uts", "bash", "-c", start, name=name)
         with (self.home / f"{name}.log").open("wb") as log:
