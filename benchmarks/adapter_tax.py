@@ -101,6 +101,8 @@ def layer_rows(shape: Shape, dtype_name: str, slots: int, samples: int, tokens: 
 
     dtype = getattr(torch, dtype_name)
     isa = "amx" if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported() else "vec"  # as vLLM chooses
+    if isa == "amx":
+        torch.cpu._init_amx()  # the kernel gives its registers to processes that ask for them
     made, rows = layers(shape, slots, dtype, isa), []
     for count in tokens:
         x, out = torch.randn(count, shape.hidden).to(dtype), torch.empty(count, shape.hidden, dtype=dtype)

@@ -180,7 +180,7 @@ class Engines:
         self.scratch, self.processes = scratch, {}
         script = Path(__file__).with_name("adapter_tax.py")
         for name in names:
-            own = engine_environment(load.threads)
+            own = {**os.environ, **engine_environment(load.threads)}
             if name == "stock":
                 own |= {
                     "VLLM_PLUGINS": "",
@@ -196,7 +196,7 @@ class Engines:
             }
             self.processes[name] = subprocess.Popen(
                 [sys.executable, str(script), "--worker", json.dumps(task)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=(scratch / f"{name}.err").open("w"), text=True, env=os.environ | own,
+                stderr=(scratch / f"{name}.err").open("w"), text=True, env=own,
             )  # fmt: skip
             self._read(name)  # one after another: they would measure each other's loading as free memory
 

@@ -123,15 +123,19 @@ def sampler_parts(s: Subject, device: str, tensor_parallel: int = 1) -> list[Par
         Part("KV cache", r.kv_cache_mb * MIB, "sampler.kv_cache_mb"),
     ]
     if device == "cpu" and s.recipe.adapter.experts:
-        experts = s.parameters.in_experts * BYTES[r.dtype]
-        if r.dtype == "float32":  # the kernel's own copies of the slots
+        if _sampler_kernel(s):
             parts.append(Part("adapter slots as the kernel reads them", slots, "adapter.rank"))
         else:  # unpacked weights to merge into, and a packed copy of the experts for the base and each slot
-            merged = (2 + cache.SLOTS) * experts
+            merged = (2 + cache.SLOTS) * s.parameters.in_experts * BYTES[r.dtype]
             parts.append(Part("experts with adapter merged", merged, "adapter.experts"))
     if device != "cpu":
         parts.append(Part("workspace of a forward", -(-_workspace(s) // tp), "sampler.max_sequences", exact=False))
     return parts
+
+
+def _sampler_kernel(s: Subject) -> bool:
+    """Whether the sampler's CPU kernel takes these experts, as ``experts.vllm_plugin_experts`` asks: gpt-oss' have biases."""
+    return s.sizes.model_type != "gpt_oss" and s.sizes.moe.hidden % 32 == 0 and s.sizes.moe.expert_width % 32 == 0
 
 
 def _workspace(s: Subject) -> int:
