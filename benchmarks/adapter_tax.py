@@ -1,24 +1,24 @@
-"""What an adapter over the experts costs in vLLM on CPU, float32: one layer alone, and an engine end to end.
+"""What adapters over the experts cost in vLLM on CPU: one layer alone, and engines end to end.
 
 Layer: the expert layer with one adapter for all rows, and with several mixed with base rows, against the fastest layer without
 adapters there is (vLLM's own kernel, or ours). Weights of several layers take turns, as in a model, so that caches help nobody.
 ``rho = r [(s + 1) / (3 I) + 1 / H]`` is the arithmetic share of the low-rank path (s = 2: gate and up have an A each).
-Engine: tokens a second with one adapter against the same model in an engine without LoRA; base rows in the LoRA engine, too.
+Engine: tokens a second with one adapter, with several adapters mixed with base rows, and with base rows alone in the engine with
+LoRA, against the fastest engine without LoRA: stock vLLM compiled, or ours. Memory: what the adapters add to the process.
 
-    python benchmarks/adapter_tax.py --json benchmarks/results/adapter_tax.json
+    python benchmarks/adapter_tax.py --json benchmarks/results/adapter_tax.json                  # all pieces, one after another
+    python benchmarks/adapter_tax.py --piece "engine, float32" --json ...                        # one: the file's other rows stay
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,13 @@ class Shape:
 
 SHAPES = [Shape(256, 128, 16, 2), Shape(512, 384, 32, 4)]
 TOKENS = (1, 8, 64, 128)
-ENGINE = Shape(512, 384, 32, 4)
+ENGINE = SHAPES[1]
 QUICK_SHAPES, QUICK_TOKENS, QUICK_ENGINE = [Shape(64, 32, 4, 2, 2)], (1, 8), Shape(64, 32, 4, 2, 2)
+DTYPES = ("float32", "bfloat16")
+PIECES = [f"{what}, {dtype}" for dtype in DTYPES for what in ("layer", "engine")]
 
 
-def layers(shape: Shape, slots: int) -> list[dict[str, Any]]:
+def layers(shape: Shape, slots: int, dtype: Any, isa: str) -> list[dict[str, Any]]:
     import torch
     from vllm._custom_ops import cpu_prepack_moe_weight
 
@@ -61,9 +63,9 @@ def layers(shape: Shape, slots: int) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     made = []
     for _ in range(shape.layers):
-        w13 = torch.randn(shape.experts, 2 * shape.width, shape.hidden) * 0.05
-        w2 = torch.randn(shape.experts, shape.hidden, shape.width) * 0.05
-        adapters = native_experts.Adapters.empty(slots, shape.experts, shape.hidden, shape.width, RANK)
+        w13 = (torch.randn(shape.experts, 2 * shape.width, shape.hidden) * 0.05).to(dtype)
+        w2 = (torch.randn(shape.experts, shape.hidden, shape.width) * 0.05).to(dtype)
+        adapters = native_experts.Adapters.empty(slots, shape.experts, shape.hidden, shape.width, RANK, dtype)
         for s in range(slots):
             sizes = ((shape.hidden, shape.width), (shape.hidden, shape.width), (shape.width, shape.hidden))
             pairs = [(torch.randn(shape.experts, RANK, i) * 0.05, torch.randn(shape.experts, o, RANK) * 0.05) for i, o in sizes]
@@ -71,185 +73,117 @@ def layers(shape: Shape, slots: int) -> list[dict[str, Any]]:
         made.append(
             {
                 "ours": (native_experts.pack(w13), native_experts.pack(w2)),
-                "stock": (cpu_prepack_moe_weight(w13, "vec"), cpu_prepack_moe_weight(w2, "vec")),
+                "stock": (cpu_prepack_moe_weight(w13, isa), cpu_prepack_moe_weight(w2, isa)),
                 "adapters": adapters,
             }
         )
     return made
 
 
-def layer_rows(shape: Shape, tokens: int, slots: int, samples: int, quick: bool) -> list[harness.Row]:
-    """Median of interleaved samples, each as many passes over all layers as take some milliseconds."""
+def take_turns(cases: Mapping[str, Callable[[], object]], samples: int, passes: int) -> dict[str, list[float]]:
+    """Microseconds of one call of each; a sample is ``passes`` calls, and the first round warms up."""
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    for n in range(samples + 1):
+        for name, run in cases.items():
+            start = time.perf_counter()
+            for _ in range(passes):
+                run()
+            if n:
+                taken[name].append((time.perf_counter() - start) / passes * 1e6)
+    return taken
+
+
+def layer_rows(shape: Shape, dtype_name: str, slots: int, samples: int, tokens: Sequence[int], quick: bool) -> list[harness.Row]:
     import torch
     from vllm._custom_ops import cpu_fused_moe
 
     from frontier_tune.experts import native_experts
 
-    made = layers(shape, slots)
-    x, out = torch.randn(tokens, shape.hidden), torch.empty(tokens, shape.hidden)
-    ids = torch.stack([torch.randperm(shape.experts)[: shape.top_k] for _ in range(tokens)]).to(torch.int32)
-    weights = torch.rand(tokens, shape.top_k)
-    one, mixed = torch.zeros(tokens, dtype=torch.long), torch.arange(tokens) % (slots + 1) - 1
+    dtype = getattr(torch, dtype_name)
+    isa = "amx" if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported() else "vec"  # as vLLM chooses
+    made, rows = layers(shape, slots, dtype, isa), []
+    for count in tokens:
+        x, out = torch.randn(count, shape.hidden).to(dtype), torch.empty(count, shape.hidden, dtype=dtype)
+        ids = torch.stack([torch.randperm(shape.experts)[: shape.top_k] for _ in range(count)]).to(torch.int32)
+        weights = torch.rand(count, shape.top_k)
+        one, mixed = torch.zeros(count, dtype=torch.long), torch.arange(count) % (slots + 1) - 1
 
-    def ours(slot: Any) -> Callable[[dict[str, Any]], object]:
-        return lambda layer: native_experts.forward(x, ids, weights, *layer["ours"], slot, layer["adapters"], out=out)
-
-    def stock(layer: dict[str, Any]) -> object:
-        return cpu_fused_moe(out, x, *layer["stock"], None, None, weights, ids, "silu", "vec", False)
-
-    cases = {"one": ours(one), "mixed": ours(mixed), "none": ours(None), "stock": stock}
-    taken: dict[str, list[float]] = {name: [] for name in cases}
-    passes = max(1, 2000 // tokens)
-    for n in range(samples + 1):
-        for name, run in cases.items():
-            start = time.perf_counter()
-            for _ in range(passes):
+        def ours(slot: Any, x: Any = x, ids: Any = ids, weights: Any = weights, out: Any = out) -> Callable[[], None]:
+            def run() -> None:
                 for layer in made:
-                    run(layer)
-            if n:
-                taken[name].append((time.perf_counter() - start) / passes / len(made) * 1e6)
-    base = min(("none", "stock"), key=lambda name: statistics.median(taken[name]))
-    label = {"none": "ours without adapters", "stock": "vLLM without LoRA"}[base]
-    bar = None if quick else 1 / (1 + 1.5 * shape.rho + 0.03)
-    title = f"expert layer, {shape.name}, T {tokens}"
-    return [
-        harness.compare(f"{title}, one adapter", taken["one"], taken[base], label, "us", bar),
-        harness.compare(f"{title}, {slots} adapters and base rows", taken["mixed"], taken[base], label, "us"),
-        harness.compare(f"{title}, base rows", taken["none"], taken["stock"], "vLLM without LoRA", "us"),
-    ]
+                    w13, w2 = layer["ours"]
+                    native_experts.forward(x, ids, weights, w13, w2, slot, layer["adapters"], out=out)
 
+            return run
 
-def engine_worker(task: dict[str, Any]) -> None:
-    """One engine, in a process of its own: prints tokens a second for each line on stdin ("base" or "adapter")."""
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    from frontier_tune import recipe
-    from frontier_tune.contracts import Request, SamplingParams
-    from frontier_tune.sampling.engine import VLLMSampler
+        def stock(x: Any = x, ids: Any = ids, weights: Any = weights, out: Any = out) -> None:
+            for layer in made:
+                cpu_fused_moe(out, x, *layer["stock"], None, None, weights, ids, "silu", isa, False)
 
-    settings = recipe.Sampler(threads=task["threads"], max_sequences=task["batch"], max_model_len=512)
-    adapter = recipe.Adapter(rank=RANK, alpha=2.0 * RANK, attention=False) if task["lora"] else None
-    with VLLMSampler(task["base"], settings, adapter, log_file=Path(task["scratch"]) / "engine.log") as sampler:
-        channel.write("ready\n")
-        channel.flush()
-        for number, line in enumerate(sys.stdin):
-            if line.strip() == "adapter" and sampler.version() == 0:
-                sampler.sync(task["adapter"], 1)
-            requests = [
-                Request(f"{number}-{i}", tuple(range(2, 34)), SamplingParams(task["tokens"], 1.0, seed=i))
-                for i in range(task["batch"])
-            ]
-            start, done = time.perf_counter(), len(sampler.exchange(requests))
-            while done < len(requests):
-                done += len(sampler.exchange([]))
-            channel.write(f"{len(requests) * task['tokens'] / (time.perf_counter() - start)}\n")
-            channel.flush()
-
-
-def engine_rows(shape: Shape, samples: int, threads: int, batch: int, tokens: int, bar: float | None) -> list[harness.Row]:
-    import torch
-    from peft import get_peft_model
-    from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
-
-    from frontier_tune import recipe
-    from frontier_tune.experts.families import peft_config
-    from frontier_tune.sampling.environment import engine_environment
-
-    with tempfile.TemporaryDirectory(prefix="adapter-tax-") as scratch:
-        torch.manual_seed(0)
-        heads = max(2, shape.hidden // 64)
-        config = Qwen3MoeConfig(
-            vocab_size=1024, hidden_size=shape.hidden, moe_intermediate_size=shape.width, intermediate_size=2 * shape.hidden,
-            num_hidden_layers=shape.layers, num_attention_heads=heads, num_key_value_heads=heads // 2, head_dim=64,
-            num_experts=shape.experts, num_experts_per_tok=shape.top_k, norm_topk_prob=True, tie_word_embeddings=True,
-            max_position_embeddings=512,
-        )  # fmt: skip
-        Qwen3MoeForCausalLM(config).save_pretrained(f"{scratch}/base")
-        model = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(f"{scratch}/base"),
-            peft_config(recipe.Adapter(rank=RANK, alpha=2.0 * RANK, attention=False), config),
-        )
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                if "lora_B" in name:
-                    p.normal_(0, 0.02)
-        model.save_pretrained(f"{scratch}/adapter")
-        workers = {}
-        for lora in (False, True):
-            task = {
-                "lora": lora,
-                "base": f"{scratch}/base",
-                "adapter": f"{scratch}/adapter",
-                "scratch": scratch,
-                "threads": threads,
-            }
-            workers[lora] = subprocess.Popen(
-                [sys.executable, __file__, "--worker", json.dumps(task | {"batch": batch, "tokens": tokens})],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(Path(scratch) / f"log-{lora}").open("w"), text=True,
-                env=os.environ | engine_environment(threads),
-            )  # fmt: skip
-
-        def ask(lora: bool, what: str) -> float:
-            process = workers[lora]
-            assert process.stdin and process.stdout
-            process.stdin.write(what + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            if not line:
-                raise SystemExit(f"an engine ended early:\n{(Path(scratch) / f'log-{lora}').read_text()[-3000:]}")
-            return float(line)
-
-        try:
-            for process in workers.values():
-                assert process.stdout and process.stdout.readline() == "ready\n"
-            taken: dict[str, list[float]] = {"without": [], "base": [], "adapter": []}
-            for n in range(samples + 1):  # before the first sync the LoRA engine samples the base
-                for name, lora in (("without", False), ("base", True)):
-                    speed = ask(lora, "base")
-                    if n:
-                        taken[name].append(speed)
-            again: list[float] = []
-            for n in range(samples + 1):
-                for name, lora in (("without", False), ("adapter", True)):
-                    speed = ask(lora, name)
-                    if n:
-                        (again if name == "without" else taken[name]).append(speed)
-        finally:
-            for process in workers.values():
-                if process.stdin:
-                    process.stdin.close()
-                process.wait(timeout=60)
-        title, label = f"engine, {shape.name}, {shape.layers} layers, {batch} requests", "engine without LoRA"
-        return [
-            harness.compare(f"{title}, one adapter", taken["adapter"], again, label, "tokens/s", bar, higher_is_better=True),
-            harness.compare(f"{title}, base rows", taken["base"], taken["without"], label, "tokens/s", higher_is_better=True),
+        cases = {"one": ours(one), "mixed": ours(mixed), "none": ours(None), "stock": stock}
+        start = time.perf_counter()
+        cases["none"]()
+        passes = max(1, round(0.01 / (time.perf_counter() - start)))
+        taken = {name: [t / len(made) for t in times] for name, times in take_turns(cases, samples, passes).items()}
+        base = min(("none", "stock"), key=lambda name: statistics.median(taken[name]))
+        label = {"none": "ours without adapters", "stock": f"vLLM without LoRA ({isa})"}[base]
+        bar = None if quick else 1 / (1 + 1.5 * shape.rho + 0.03)
+        title = f"layer, {dtype_name}, {shape.name}, T {count}"
+        rows += [
+            harness.compare(f"{title}, one adapter", taken["one"], taken[base], label, "us", bar),
+            harness.compare(f"{title}, {slots} adapters and base rows", taken["mixed"], taken[base], label, "us"),
+            harness.compare(f"{title}, base rows", taken["none"], taken["stock"], f"vLLM without LoRA ({isa})", "us"),
         ]
+    return rows
+
+
+def write(path: Path | None, pieces: dict[str, list[harness.Row]], machine: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Report ``pieces``; rows of other pieces that ``path`` has already are kept, with where and when they were measured."""
+    old = json.loads(path.read_text()) if path is not None and path.is_file() else {"rows": [], "settings": {}}
+    where = old["settings"].get("pieces", {})
+    rows: list[harness.Row] = []
+    for name in PIECES:
+        if name in pieces:
+            date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            where[name] = {"commit": harness.commit(), "date": date, "load_average_1min": machine["load_average_1min"]}
+            rows += pieces[name]
+        elif name in where:
+            rows += [harness.Row(**row) for row in old["rows"] if row["case"].startswith(name)]
+    return harness.report("adapter_tax", rows, machine, settings | {"pieces": where}, path)
 
 
 def main() -> None:
     options = harness.parser(__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("--samples", type=int, default=7)
+    options.add_argument("--samples", type=int, default=21, help="of a layer; an engine is asked at most 5 times")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--slots", type=int, default=8, help="adapters in the mixed case")
+    options.add_argument("--piece", choices=PIECES, action="append", help="measure this alone; may be given several times")
     options.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     args = options.parse_args()
+    from benchmarks import adapter_tax_engine
+
     if args.worker:
-        engine_worker(args.worker)
+        adapter_tax_engine.work(args.worker)
         return
     from frontier_tune.sampling import environment
 
     environment.apply(args.threads)
     machine = harness.machine()
     shapes, tokens, engine = (QUICK_SHAPES, QUICK_TOKENS, QUICK_ENGINE) if args.quick else (SHAPES, TOKENS, ENGINE)
-    samples = 1 if args.quick else args.samples
-    rows = [row for shape in shapes for t in tokens for row in layer_rows(shape, t, args.slots, samples, args.quick)]
-    rows += engine_rows(engine, min(samples, 5), args.threads, *((4, 4, None) if args.quick else (64, 64, 0.90)))
+    samples, slots = (1, min(args.slots, 2)) if args.quick else (args.samples, args.slots)
+    pieces: dict[str, list[harness.Row]] = {}
+    for name in args.piece or PIECES:
+        what, dtype = name.split(", ")
+        if what == "layer":
+            pieces[name] = [row for s in shapes for row in layer_rows(s, dtype, slots, samples, tokens, args.quick)]
+        else:
+            load = adapter_tax_engine.Load(dtype, args.threads, slots, *((4, 4) if args.quick else (64, 64)))
+            pieces[name] = adapter_tax_engine.rows(engine, load, min(samples, 5), args.quick)
     settings = {
-        "rank": RANK, "threads": args.threads, "slots": args.slots, "dtype": "float32", "shapes": [asdict(s) for s in shapes],
+        "rank": RANK, "threads": args.threads, "slots": slots, "shapes": [asdict(s) for s in shapes],
         "rho": {s.name: round(s.rho, 4) for s in shapes},
-        "not_measured": "bfloat16, where adapters are merged copies; several adapters in one engine (the sampler keeps two)",
     }  # fmt: skip
-    if not harness.report("adapter_tax", rows, machine, settings, args.json):
+    if not write(args.json, pieces, machine, settings):
         raise SystemExit(3)
 
 

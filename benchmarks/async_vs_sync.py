@@ -75,6 +75,10 @@ class Run:
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGINT)  # saves and ends
                 code = process.wait(300)
+            finally:
+                if process.poll() is None:  # it has a session of its own: an interruption here doesn't reach it
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
         if code not in (0, 128 + signal.SIGINT):
             raise RuntimeError(f"{self.where}: exit code {code}; see {log.name}")
 

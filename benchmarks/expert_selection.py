@@ -80,6 +80,8 @@ def main() -> None:
         "seeds": {"seed": ready.recipe.seed, "company": ready.recipe.company.seed},
     }
     harness.report("expert_selection", gated, harness.machine(), settings, args.json)
+    if fewest is None and not args.quick:
+        raise SystemExit(3)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -62,6 +65,80 @@ def parser(description: str) -> argparse.ArgumentParser:
     out.add_argument("--json", type=Path, help="write the result here")
     out.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the figures mean nothing")
     return out
+
+
+def turns() -> tuple[Callable[[], None], Callable[[Mapping[str, float]], None]]:
+    """Of one side of ``alternate``: ``go`` waits, without using a core, for its turn; ``done`` hands a step's measurements over.
+
+    They speak JSON lines on the real standard output; whatever else is printed from here on goes to standard error.
+    """
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(value: Any) -> None:
+        channel.write(json.dumps(value) + "\n")
+        channel.flush()
+
+    def go() -> None:
+        say("ready")
+        if not sys.stdin.readline():
+            raise SystemExit("the benchmark went away")
+
+    return go, say
+
+
+def alternate(
+    script: str,
+    sides: Sequence[str],
+    task: Mapping[str, Any],
+    samples: int,
+    environment: Mapping[str, str],
+    show: Callable[[str, int, dict[str, float]], None],
+) -> dict[str, list[dict[str, float]]]:
+    """Measurements of ``samples`` steps of every side. Steps alternate; the first of each is a warm-up, shown and dropped.
+
+    Each side is a process: ``script --worker JSON``, which is ``task`` with its ``side`` and a ``scratch`` directory, and takes
+    its ``turns``. Raises SystemExit with the end of its log where one ends early; no process outlives the call.
+    """
+    taken: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    with tempfile.TemporaryDirectory(prefix=f"{Path(script).stem}-") as scratch, ExitStack() as stack:
+        processes, logs = {}, {}
+        for side in sides:
+            logs[side] = stack.enter_context((Path(scratch) / f"{side}.log").open("w+"))
+            command = [sys.executable, script, "--worker", json.dumps({**task, "side": side, "scratch": scratch})]
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": logs[side]}
+            processes[side] = subprocess.Popen(command, text=True, env=dict(environment), **pipes)
+            stack.callback(_end, processes[side])
+
+        def read(side: str) -> Any:
+            line = processes[side].stdout.readline()
+            if not line:
+                logs[side].seek(0)
+                raise SystemExit(f"{side} ended early:\n{logs[side].read()[-3000:]}")
+            return json.loads(line)
+
+        for n in range(samples + 1):
+            for side, process in processes.items():
+                assert read(side) == "ready"
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                found = read(side)
+                show(side, n, found)
+                if n:
+                    taken[side].append(found)
+    return taken
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """A side whose standard input is closed ends by itself; one that doesn't is killed."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def machine() -> dict[str, Any]:

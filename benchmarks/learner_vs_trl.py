@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -198,23 +197,17 @@ def resident(field: str) -> int:
 
 
 def worker(side: str, case: Case, threads: int, base: Path, scratch: Path) -> None:
-    """Speak JSON lines on the real stdout: "ready", then one line a step for each line on stdin."""
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print goes to stderr
+    turn, hand_over = harness.turns()
     loaded: list[int] = []
 
     def go() -> None:
-        channel.write('"ready"\n')
-        channel.flush()
-        if not sys.stdin.readline():
-            raise SystemExit("the benchmark went away")
+        turn()
         if not loaded:
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
             loaded.append(resident("VmRSS"))
 
     def done(seconds: float) -> None:
-        channel.write(json.dumps({"seconds": seconds, "peak": resident("VmHWM") - loaded[0]}) + "\n")
-        channel.flush()
+        hand_over({"seconds": seconds, "peak": resident("VmHWM") - loaded[0]})
 
     if side == "ours":
         our_side(case, threads, base, go, done)
@@ -223,51 +216,18 @@ def worker(side: str, case: Case, threads: int, base: Path, scratch: Path) -> No
 
 
 def measure(case: Case, threads: int, base: Path) -> dict[str, list[dict[str, float]]]:
-    """Alternating steps of both sides; the first of each is dropped."""
+    """Seconds, and bytes of memory at the peak so far, of alternating steps of both sides."""
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1", "TRL_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_MODE": "disabled",
         "TRL_EXPERIMENTAL_SILENCE": "1", "DO_NOT_TRACK": "1",
     }  # fmt: skip
-    taken: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    with tempfile.TemporaryDirectory(prefix="learner-vs-trl-") as scratch:
-        processes, logs = {}, {}
-        for side in SIDES:
-            logs[side] = (Path(scratch) / f"{side}.log").open("w+")
-            task = json.dumps({"side": side, "case": asdict(case), "threads": threads, "base": str(base), "scratch": scratch})
-            command = [sys.executable, __file__, "--worker", task]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": logs[side]}
-            processes[side] = subprocess.Popen(command, text=True, env=environment, **pipes)
 
-        def read(side: str) -> Any:
-            line = processes[side].stdout.readline()
-            if not line:
-                logs[side].seek(0)
-                raise SystemExit(f"{side} ended early:\n{logs[side].read()[-3000:]}")
-            return json.loads(line)
+    def show(side: str, n: int, found: dict[str, float]) -> None:
+        print(f"  {case.name}, {side} step {n}: {found['seconds']:.2f} s, {found['peak'] / 2**20:.0f} MiB", flush=True)
 
-        try:
-            for n in range(case.samples + 1):
-                for side, process in processes.items():
-                    assert read(side) == "ready"
-                    process.stdin.write("go\n")
-                    process.stdin.flush()
-                    found = read(side)
-                    print(
-                        f"  {case.name}, {side} step {n}: {found['seconds']:.2f} s, {found['peak'] / 2**20:.0f} MiB", flush=True
-                    )
-                    if n:
-                        taken[side].append(found)
-        finally:
-            for side, process in processes.items():
-                process.stdin.close()
-                try:
-                    process.wait(timeout=30)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-                logs[side].close()
-    return taken
+    task = {"case": asdict(case), "threads": threads, "base": str(base)}
+    return harness.alternate(__file__, SIDES, task, case.samples, environment, show)
 
 
 def rows_of(case: Case, threads: int, base: Path) -> list[harness.Row]:

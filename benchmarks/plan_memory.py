@@ -6,7 +6,7 @@ that counts torch's own allocations (profiler). The plan's figures come from con
 
     python benchmarks/plan_memory.py --json benchmarks/results/plan_memory.json
 
-Cases that the file has already, from this very commit, are not run again: the benchmark may be stopped and started.
+Cases that the file has already, from this very commit without changes, are not run again: it may be stopped and started.
 
 ``ratio`` is the smaller of plan and measurement over the larger: 1 is exact, 0.9 the bar.
 """
@@ -230,8 +230,9 @@ def _done(path: Path | None) -> list[harness.Row]:
     """Rows of an earlier start at the same commit."""
     if path is None or not path.is_file():
         return []
-    document = json.loads(path.read_text())
-    return [harness.Row(**row) for row in document["rows"]] if document["commit"] == harness.commit() else []
+    document, commit = json.loads(path.read_text()), harness.commit()
+    same = document["commit"] == commit and not commit.endswith("-dirty")  # which changes it had isn't known
+    return [harness.Row(**row) for row in document["rows"]] if same else []
 
 
 def main() -> None:

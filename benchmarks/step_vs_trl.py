@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -252,20 +251,7 @@ def trl_run(
 
 
 def worker(side: str, setup: Setup, case: Case, base: Path, scratch: Path) -> None:
-    """Speak JSON lines on the real stdout: "ready", then one line a step for each line on stdin."""
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print goes to stderr
-
-    def go() -> None:
-        channel.write('"ready"\n')
-        channel.flush()
-        if not sys.stdin.readline():
-            raise SystemExit("the benchmark went away")
-
-    def done(seconds: dict[str, float]) -> None:
-        channel.write(json.dumps(seconds) + "\n")
-        channel.flush()
-
+    go, done = harness.turns()
     if side == "trl":
         trl_run(setup, case, base, scratch, go, done)
     else:
@@ -275,56 +261,17 @@ def worker(side: str, setup: Setup, case: Case, base: Path, scratch: Path) -> No
 
 
 def measure(setup: Setup, case: Case, base: Path) -> dict[str, list[dict[str, float]]]:
-    """Alternating steps of both sides; the first of each is dropped."""
+    """Seconds by phase of alternating steps of both sides."""
     from frontier_tune.sampling.environment import engine_environment
 
     environment = os.environ | engine_environment(setup.threads) | {"TRL_EXPERIMENTAL_SILENCE": "1", "WANDB_MODE": "disabled"}
-    with tempfile.TemporaryDirectory(prefix="step-vs-trl-") as scratch:
-        processes, logs = {}, {}
-        for side in ("ours", "trl"):
-            logs[side] = (Path(scratch) / f"{side}.log").open("w+")
-            task = json.dumps({"side": side, "setup": asdict(setup), "case": asdict(case), "base": str(base), "scratch": scratch})
-            processes[side] = subprocess.Popen(
-                [sys.executable, __file__, "--worker", task],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=logs[side],
-                text=True,
-                env=environment,
-            )
 
-        def read(side: str) -> Any:
-            pipe = processes[side].stdout
-            line = pipe.readline() if pipe else ""
-            if not line:
-                logs[side].seek(0)
-                raise SystemExit(f"{side} ended early:\n{logs[side].read()[-3000:]}")
-            return json.loads(line)
+    def show(side: str, n: int, seconds: dict[str, float]) -> None:
+        phases = ", ".join(f"{p} {seconds[p]:.2f}" for p in PHASES)
+        print(f"  {case.name}, {side} {f'step {n}' if n else 'warm-up'}: {seconds['total']:.2f} s ({phases})", flush=True)
 
-        taken: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
-        try:
-            for n in range(setup.samples + 1):
-                for side, process in processes.items():
-                    assert read(side) == "ready" and process.stdin
-                    process.stdin.write("go\n")
-                    process.stdin.flush()
-                    seconds = read(side)
-                    phases = ", ".join(f"{p} {seconds[p]:.2f}" for p in PHASES)
-                    step = f"step {n}" if n else "warm-up"
-                    print(f"  {case.name}, {side} {step}: {seconds['total']:.2f} s ({phases})", flush=True)
-                    if n:
-                        taken[side].append(seconds)
-            return taken
-        finally:
-            for side, process in processes.items():
-                if process.stdin:
-                    process.stdin.close()
-                try:
-                    process.wait(timeout=30)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-                logs[side].close()
+    task = {"setup": asdict(setup), "case": asdict(case), "base": str(base)}
+    return harness.alternate(__file__, ("ours", "trl"), task, setup.samples, environment, show)
 
 
 def main() -> None:

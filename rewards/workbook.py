@@ -34,6 +34,15 @@ def exact(outcome: Outcome) -> float:
     return 0.0 if outcome.touched else _share(sum(c.right() for c in outcome.copies), outcome)
 
 
+def complete(outcome: Outcome) -> bool:
+    """Every answer cell of every hidden copy is exactly right, and no input was overwritten.
+
+    It has the largest weight: where a wrong way has many cells right by chance (small whole numbers), shares alone would
+    pay it more than half of what the right way earns, and a model would be drawn to whichever wrong way is best.
+    """
+    return exact(outcome) == 1.0
+
+
 def _share(count: int, outcome: Outcome) -> float:
     total = sum(len(c.golden) for c in outcome.copies)
     return count / total if total else 0.0
@@ -45,6 +54,7 @@ RUBRIC: Rubric[Outcome] = Rubric(
         Component("untouched", 0.05, untouched, required=True),
         Component("formulas", 0.05, formulas, required=True),
         Component("close", 0.15, close),
-        Component("exact", 0.70, exact, required=True),
+        Component("exact", 0.15, exact),
+        Component("complete", 0.55, complete, required=True),
     ]
 )

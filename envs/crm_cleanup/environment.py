@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +9,32 @@ from functools import lru_cache
 from typing import Any
 
 from envs.crm_cleanup import canaries
-from envs.crm_cleanup.cases import CUSTOMERS, FAMILIES, HELDOUT_FAMILIES, OUTBOX, TRAIN_FAMILIES, Case, draw, merged
+from envs.crm_cleanup.cases import CUSTOMERS, HELDOUT_FAMILIES, OUTBOX, TRAIN_FAMILIES, Case, draw, merged
 from envs.crm_cleanup.conventions import KINDS, Company
 from envs.crm_cleanup.styles import Style, styled
-from frontier_tune.sdk import BadInput, Component, Grade, Limits, Message, Rubric, Split, Task, ToolError, WorkflowEnv, tool
+from frontier_tune.sdk import (
+    Component,
+    Grade,
+    Limits,
+    Message,
+    Rubric,
+    SeededTasks,
+    Split,
+    Task,
+    ToolError,
+    WorkflowEnv,
+    require_seed,
+    tool,
+)
 from frontier_tune.sdk.graders import changes_made, leaked, only_changed
 from frontier_tune.sdk.records import flatten
 from frontier_tune.sdk.records.session import RecordSession
 from frontier_tune.sdk.records.tools import RecordTools
 from frontier_tune.sdk.records.vocabulary import PEOPLE
 
+TASKS = SeededTasks(
+    "crm_cleanup", KINDS, {"train": [f.name for f in TRAIN_FAMILIES], "heldout": [f.name for f in HELDOUT_FAMILIES]}
+)
 _case = lru_cache(maxsize=2048)(draw)
 
 
@@ -67,9 +82,7 @@ class CrmCleanup(RecordTools, WorkflowEnv):
     limits = Limits(turns=8)
 
     def __init__(self, company_seed: int = 7) -> None:
-        if isinstance(company_seed, bool) or not isinstance(company_seed, int) or company_seed < 0:
-            raise BadInput(f"{self.name}: company_seed is a whole number of at least 0, not {company_seed!r}")
-        self.company = Company.draw(company_seed)
+        self.company = Company.draw(require_seed(self.name, "company_seed", company_seed))
 
     @tool(effect="virtual")
     def find(self, text: str) -> str:
@@ -138,26 +151,11 @@ class CrmCleanup(RecordTools, WorkflowEnv):
         return f"sent to {name}"
 
     def tasks(self, split: Split, n: int, seed: int) -> list[Task]:
-        """Kinds take turns; layout families are drawn. The first tasks of a longer set are the shorter set of the same seed."""
-        families = {"train": TRAIN_FAMILIES, "heldout": HELDOUT_FAMILIES}
-        if split not in families:
-            raise BadInput(f"{self.name}: no split '{split}'; there are {', '.join(families)}")
-        rng = random.Random(f"{self.name}/tasks/{split}/{seed}")
-        kinds = list(KINDS)
-        tasks: dict[int, Task] = {}
-        while len(tasks) < n:
-            case = 2 * rng.randrange(2**40) + (split == "heldout")
-            family = rng.choice(families[split]).name
-            if case not in tasks:
-                tasks[case] = Task(kinds[len(tasks) % len(kinds)], split, {"seed": case, "family": family}, family)
-        return list(tasks.values())
+        return TASKS.draw(split, n, seed)
 
     def case(self, task: Task) -> Case:
         """A task's case. Raises BadInput where the task is not of this environment."""
-        seed, family = task.data.get("seed"), task.data.get("family")
-        if task.kind not in KINDS or not isinstance(seed, int) or family not in FAMILIES:
-            raise BadInput(f"{self.name}: no task of this environment: kind '{task.kind}', data {task.data}")
-        return _case(task.kind, seed, str(family))
+        return _case(*TASKS.read(task))
 
     def begin(self, task: Task) -> Sequence[Message]:
         self._now = self.case(task)

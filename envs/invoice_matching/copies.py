@@ -30,8 +30,7 @@ _SUMMED = {"net", "freight", "tax", "value", "ordered", "received"}
 
 @dataclass(frozen=True)
 class Copy:
-    """``books`` in the order of the answers; ``database`` the bytes of its file; ``rows``: the sheet rows of the answers, and
-    ``column``, where a workbook holds them."""
+    """``books`` in the order of the answers; ``database`` the bytes of its file."""
 
     plan: Plan
     number: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from envs.invoice_matching import canaries
@@ -10,16 +9,17 @@ from envs.invoice_matching.conventions import Company
 from envs.invoice_matching.copies import Copy
 from envs.invoice_matching.grading import RUBRIC, Answered, Outcome, addresses, damaged
 from envs.invoice_matching.kinds import KINDS
-from envs.invoice_matching.names import FAMILIES, FAMILY
+from envs.invoice_matching.names import FAMILIES
 from envs.invoice_matching.plan import Plan
-from envs.invoice_matching.sessions import Key, Opened, Workbooks, copy_of, make
-from frontier_tune.sdk import BadInput, Grade, Limits, Message, Split, Task, ToolError, WorkflowEnv, tool
+from envs.invoice_matching.sessions import Opened, Workbooks, copy_of, make
+from frontier_tune.sdk import Grade, Limits, Message, SeededTasks, Split, Task, ToolError, WorkflowEnv, require_seed, tool
 from frontier_tune.sdk.database import DatabaseSession, DatabaseTools
 from frontier_tune.sdk.workbook.compare import depends, touched
 from frontier_tune.sdk.workbook.replay import edits, replay
 from frontier_tune.sdk.workbook.session import WorkbookSession
 from frontier_tune.sdk.workbook.tools import WorkbookTools
 
+TASKS = SeededTasks("invoice_matching", KINDS, {split: [f.name for f in families] for split, families in FAMILIES.items()})
 _BOOKS = Workbooks()
 
 
@@ -35,34 +35,17 @@ class InvoiceMatching(WorkbookTools, DatabaseTools, WorkflowEnv):
     hidden_copies = (1, 2)
 
     def __init__(self, company_seed: int = 7) -> None:
-        if isinstance(company_seed, bool) or not isinstance(company_seed, int) or company_seed < 0:
-            raise BadInput(f"{self.name}: company_seed is a whole number of at least 0, not {company_seed!r}")
-        self.company = Company.draw(company_seed)
+        self.company = Company.draw(require_seed(self.name, "company_seed", company_seed))
         self._open: Opened | None = None
 
     # Tasks.
 
     def tasks(self, split: Split, n: int, seed: int) -> list[Task]:
-        """Kinds take turns; families are drawn. The first tasks of a longer set are the shorter set of the same seed."""
-        if split not in FAMILIES:
-            raise BadInput(f"{self.name}: no split '{split}'; there are {', '.join(FAMILIES)}")
-        rng = random.Random(f"{self.name}/tasks/{split}/{seed}")
-        tasks: dict[int, Task] = {}
-        while len(tasks) < n:
-            number = 2 * rng.randrange(2**40) + (split == "heldout")
-            family, kind = rng.choice(FAMILIES[split]).name, list(KINDS)[len(tasks) % len(KINDS)]
-            tasks.setdefault(number, Task(kind, split, {"seed": number, "family": family}, family))
-        return list(tasks.values())
+        return TASKS.draw(split, n, seed)
 
     def plan(self, task: Task) -> Plan:
         """The structure of a task. Raises BadInput where the task is not of this environment."""
-        return make(*self._key(task))
-
-    def _key(self, task: Task) -> Key:
-        seed, family = task.data.get("seed"), task.data.get("family")
-        if task.kind not in KINDS or not isinstance(seed, int) or not isinstance(family, str) or family not in FAMILY:
-            raise BadInput(f"{self.name}: no task of this environment: kind '{task.kind}', data {task.data}")
-        return task.kind, seed, family
+        return make(*TASKS.read(task))
 
     # An episode.
 
@@ -71,7 +54,7 @@ class InvoiceMatching(WorkbookTools, DatabaseTools, WorkflowEnv):
             _BOOKS.give(self._open)
             self._open = None
         plan = self.plan(task)
-        self.database = DatabaseSession(copy_of(self._key(task), 0).database)
+        self.database = DatabaseSession(copy_of(TASKS.read(task), 0).database)
         lines = [plan.prompt, f"Tables: {self.database.overview()}"]
         if plan.sheets:
             self._open = _BOOKS.take(plan, 0)
@@ -106,7 +89,7 @@ class InvoiceMatching(WorkbookTools, DatabaseTools, WorkflowEnv):
         """Do the work again on hidden copies and score what it comes to there; nothing but the answers may have changed."""
         last = self.trace[-1] if self.trace else None
         handed_in = last is not None and last.call is not None and last.call.name == "submit" and not last.error
-        copies = [copy_of(self._key(self.task), number) for number in (0, *self.hidden_copies)]
+        copies = [copy_of(TASKS.read(self.task), number) for number in (0, *self.hidden_copies)]
         if self._open is not None:
             return RUBRIC.score(self._in_workbook(handed_in, copies, self._open))
         return RUBRIC.score(self._in_database(handed_in, copies))
@@ -154,4 +137,4 @@ class InvoiceMatching(WorkbookTools, DatabaseTools, WorkflowEnv):
         return [*reads, plan.kind.call(self.company, plan.names), "submit"]
 
     def canary_scripts(self, task: Task) -> dict[str, list[str]]:
-        return canaries.scripts(copy_of(self._key(task), 0), self.company, self.golden(task))
+        return canaries.scripts(copy_of(TASKS.read(task), 0), self.company, self.golden(task))

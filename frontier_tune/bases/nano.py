@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontier_tune.bases.corpus.build import Corpus, curriculum, tokenized, write_corpus
+from frontier_tune.bases.corpus.build import Corpus, Sizes, curriculum, tokenized, write_corpus
 from frontier_tune.bases.corpus.datasheets import data_sheets
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ class NanoPlan:
     seed: int = 0
     drills: int = 16_000
     dialogues: int = 60_000
+    record_drills: int = 0
+    records: int = 0
+    practice: tuple[str, ...] = ()
+    practised: int = 0
     vocab_size: int = 1024
     hidden_size: int = 128
     moe_intermediate_size: int = 96
@@ -45,6 +49,10 @@ class NanoPlan:
     init_std: float = 0.06
     query_norm: float = 2.0
     threads: int = 1
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.drills, self.dialogues, self.record_drills, self.records, tuple(self.practice), self.practised)
 
 
 def make_model(plan: NanoPlan, tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeForCausalLM:
@@ -193,14 +201,23 @@ def save(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Pa
     tokenizer.save_pretrained(out)
 
 
+def _sample(corpus: Corpus, each: int = 20_000) -> list[str]:
+    """What the tokenizer is trained on: the first dialogues of spreadsheet work, and as many of work on records."""
+    kinds: tuple[list[str], list[str]] = [], []
+    for text, origin in zip(corpus.texts, corpus.origins, strict=True):
+        if not origin.endswith("drill"):
+            kinds[origin not in ("explicit", "practice")].append(text)
+    return kinds[0][:each] + kinds[1][:: max(1, len(kinds[1]) // each)]
+
+
 def build(plan: NanoPlan, out: Path, work: Path) -> dict[str, Any]:
     """Corpus, tokenizer, training, files, record. Returns the record."""
     from frontier_tune.bases.tokenizer import train_tokenizer
 
     began = time.monotonic()
-    corpus = write_corpus(plan.seed, plan.dialogues, plan.drills)
+    corpus = write_corpus(plan.seed, plan.sizes)
     written = time.monotonic() - began
-    tokenizer = train_tokenizer(corpus.texts[plan.drills :][:20_000], plan.vocab_size)
+    tokenizer = train_tokenizer(_sample(corpus), plan.vocab_size)
     model, figures = train(plan, corpus, tokenizer, work)
     save(model, tokenizer, out)
     record = {
@@ -217,7 +234,7 @@ def build(plan: NanoPlan, out: Path, work: Path) -> dict[str, Any]:
     }
     (out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     (out / "datasheets").mkdir(exist_ok=True)
-    for sheet in data_sheets(corpus, f"seed {plan.seed}, {plan.drills} drills and {plan.dialogues} dialogues"):
+    for sheet in data_sheets(corpus, f"seed {plan.seed}, {asdict(plan.sizes)}"):
         name = sheet["id"].rsplit("/", 1)[-1]
         (out / "datasheets" / f"{name}.json").write_text(json.dumps(sheet, indent=1) + "\n")
     return record

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.bases.corpus.dialogues import Dialogue
@@ -117,3 +117,29 @@ def alternatives(
         for i, (choice, tail) in enumerate(zip(calls, tails, strict=True)):
             shares[choice].append(float(logp[i, len(context) - 1 : len(context) - 1 + len(tail)].sum().exp()))
     return {choice: sum(values) / len(values) for choice, values in sorted(shares.items())}
+
+
+def chances(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ways: Sequence[Sequence[Sequence[Message]]], batch: int = 48
+) -> list[float]:
+    """How likely a base goes each way of doing a kind of task (``sdk.practice.ways``), at temperature 1.
+
+    The mean over the tasks of the probability of all that the assistant says in the way's dialogue.
+    """
+    import torch
+
+    texts = list(dict.fromkeys(compact_dialogue(dialogue) for way in ways for dialogue in way))
+    probability: dict[str, float] = {}
+    for at in range(0, len(texts), batch):
+        encoded = [encode_dialogue(tokenizer, text) for text in texts[at : at + batch]]
+        width = max(len(ids) for ids, _ in encoded)
+        tokens = torch.full((len(encoded), width), int(tokenizer.pad_token_id))
+        said = torch.zeros((len(encoded), width), dtype=torch.bool)
+        for i, (ids, mask) in enumerate(encoded):
+            tokens[i, : len(ids)] = torch.tensor(ids)
+            said[i, : len(ids)] = torch.tensor(mask, dtype=torch.bool)
+        with torch.no_grad():
+            logits = model(input_ids=tokens, attention_mask=(tokens != tokenizer.pad_token_id).long()).logits[:, :-1].float()
+        logp = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0].masked_fill(~said[:, 1:], 0.0)
+        probability |= dict(zip(texts[at : at + batch], logp.sum(-1).exp().tolist(), strict=True))
+    return [sum(probability[compact_dialogue(dialogue)] for dialogue in way) / len(way) for way in ways]

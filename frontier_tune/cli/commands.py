@@ -80,8 +80,6 @@ def evaluate(a: argparse.Namespace) -> int:
 
 
 def status(a: argparse.Namespace) -> int:
-    import json
-
     from frontier_tune.orchestration import run_dir
     from frontier_tune.orchestration import status as statuses
 
@@ -111,21 +109,22 @@ def verify(a: argparse.Namespace) -> int:
 def experts(a: argparse.Namespace) -> int:
     from frontier_tune.orchestration import narrow
 
-    found = narrow.command(a.target, a.share, a.out, note)
+    found = narrow.command(a.target, a.share, a.out, (lambda text: None) if a.json else note)
     if a.json:
         print(json.dumps(found))
     return 0
 
 
 def export(a: argparse.Namespace) -> int:
-    from frontier_tune import bases
+    from frontier_tune.orchestration.base import find, here
     from frontier_tune.serving import export as serving
 
-    source = Path(a.target)
-    name = a.base
-    if name is None and (source / "recipe.yaml").is_file():
-        name = recipes.load(source / "recipe.yaml").base
-    done = serving.export(source, a.layout, Path(a.out), bases.load(name).directory if name else None)
+    source, directory = Path(a.target), None
+    if a.base is not None:
+        directory = here(a.base)
+    elif (source / "recipe.yaml").is_file():
+        directory = find(recipes.load(source / "recipe.yaml"))
+    done = serving.export(source, a.layout, Path(a.out), directory)
     note(f"{done.path}: {', '.join(sorted(done.files))}" + (f" (mean gap {done.gap:.1e} nats)" if done.gap is not None else ""))
     return 0
 
@@ -134,10 +133,12 @@ def base(a: argparse.Namespace) -> int:
     from frontier_tune import bases
 
     if a.action == "show":
-        found = bases.load(a.set[0] if a.set else "nano")
         from transformers import AutoConfig
 
+        from frontier_tune.orchestration.base import here
         from frontier_tune.orchestration.plan import count_parameters
+
+        found = bases.load(str(here(a.set[0] if a.set else "nano")))
 
         total, experts, active = count_parameters(AutoConfig.from_pretrained(str(found.directory), local_files_only=True))
         note(
@@ -168,24 +169,38 @@ def _probe(name: str, dialogues: int = 300, scenes: int = 30) -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from frontier_tune import bases
     from frontier_tune.bases import probes
-    from frontier_tune.bases.corpus.dialogues import make_dialogue
+    from frontier_tune.bases.corpus.dialogues import make_dialogue, record_dialogue
     from frontier_tune.bases.corpus.questions import PRACTICE
+    from frontier_tune.orchestration.base import here
+    from frontier_tune.sdk import practice as workflows
     from frontier_tune.sdk.grammar import CALL
 
-    directory = str(bases.load(name).directory)
+    directory = str(here(name))
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     if CALL not in tokenizer.get_vocab():
         raise BadInput(f"base probe: the tokenizer of {name} lacks {CALL}; only a base built by `base build` can be probed so")
     model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=torch.float32).eval()
-    for question, found in probes.probe(model, tokenizer, (make_dialogue(999, i) for i in range(dialogues))).items():
+    asked = (program(999, i) for program in (make_dialogue, record_dialogue) for i in range(dialogues))
+    for question, found in probes.probe(model, tokenizer, asked).items():
         note(f"{question:18} n {found['n']:3d}   right {found['right']:.2f}   skill {found['skill']:.2f}")
     for practice in PRACTICE:
         shares = probes.alternatives(model, tokenizer, practice, scenes)
         low, high, total = 100 * min(shares.values()), 100 * max(shares.values()), 100 * sum(shares.values())
         note(f"{practice.name:18} {len(shares)} alternatives, each {low:.1f} to {high:.1f} %, together {total:.0f} %")
+    for path in _plan(directory).get("practice", ()):
+        for kind, ways in workflows.ways(path).items():
+            found_ways = [100 * chance for chance in probes.chances(model, tokenizer, ways)]
+            low, high, share = min(found_ways), max(found_ways), 100 / len(ways)
+            name = f"{Path(path).name} {kind}"
+            note(f"{name:24} {len(ways)} ways, {low:.1f} to {high:.1f} % each; by chance {share:.1f} %")
     return 0
+
+
+def _plan(directory: str) -> dict[str, Any]:
+    """What a base of `base build` was built by; nothing for others."""
+    path = Path(directory) / "record.json"
+    return dict(json.loads(path.read_text()).get("plan", {})) if path.is_file() else {}
 
 
 def env(a: argparse.Namespace) -> int:

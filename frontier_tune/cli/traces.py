@@ -105,6 +105,8 @@ def _import(a: argparse.Namespace) -> int:
     from frontier_tune.traces.replay import Workbench
     from frontier_tune.traces.store import Store
 
+    if a.action == "from-golden" and a.env and "=" in a.env:  # an override where --recipe names the environment
+        a.env, a.set = None, [a.env, *a.set]
     given = a.files if a.action == "import" else []
     files = [f for f in given if "=" not in f or Path(f).exists()]
     if a.action == "import" and not files:
@@ -138,7 +140,8 @@ def _take(
     results = []
     for file in files:
         traces = list(importer.read(Path(file), a.own_model))
-        ids = {t.get("id") for _, t in traces if isinstance(t, dict)}
+        ids = {str(t.get("id")) for _, t in traces if isinstance(t, dict)}
+        ids |= {where.rpartition(": conversation ")[2] for where, t in traces if isinstance(t, BadInput)}  # refused, but there
         mine = {name: left.pop(name) for name in list(left) if name in ids}
         results.append(importer.take(file, traces, store, bench, heldout, origin=origin, license=license, reviewed=mine))
     if left:

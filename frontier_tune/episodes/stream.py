@@ -8,9 +8,10 @@ with ``restart`` such an episode is begun again instead, so that each one is of 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from frontier_tune.contracts import Blame, Completion, EpisodeSpec, Request, Trajectory
@@ -62,6 +63,11 @@ class Played:
     restarted: int = 0
     wasted: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """All that were sampled for it."""
+        return self.wasted + sum(t.sampled_tokens for t in self.trajectories)
+
 
 @dataclass
 class _Open:
@@ -110,8 +116,9 @@ class _StreamPlayer(_Player):
 class Stream:
     """See above. ``open_environment`` gives a pool and a renderer for a name; what it gives is closed with the stream.
 
-    ``tries``: how often an episode is played at most, by who failed it. ``lockstep`` plays all that waits as ``play`` does in
-    lock-step, then looks again. Thread-safe. What goes wrong in the thread is raised by the next ``put`` or ``take``.
+    ``tries``: how often an episode is played at most, by who failed it; ``pause``: seconds before the next try, after so many
+    failures. ``lockstep`` plays all that waits as ``play`` does in lock-step, then looks again. Thread-safe. What goes wrong in
+    the thread is raised by the next ``put`` or ``take``.
     """
 
     def __init__(
@@ -121,14 +128,17 @@ class Stream:
         limits: Limits,
         *,
         tries: Mapping[Blame, int] = ONCE_MORE,
+        pause: Callable[[int], float] = lambda failures: 0.0,
         restart: bool = False,
         lockstep: bool = False,
     ) -> None:
         self._open_environment, self._sampler, self._limits = open_environment, sampler, limits
-        self._tries, self._restart, self._lockstep = tries, restart, lockstep
+        self._tries, self._pause, self._restart, self._lockstep = tries, pause, restart, lockstep
         self._players: dict[str, _StreamPlayer] = {}
         self._changed = threading.Condition()
         self._waiting: deque[EpisodeSpec] = deque()
+        self._later: list[tuple[float, EpisodeSpec]] = []  # to be played again, and not before when
+        self._resting = False  # nothing to do until then
         self._open: dict[str, _Open] = {}
         self._of: dict[int, tuple[_Open, int]] = {}  # id of a spec -> its group, and its number there
         self._finished: list[Played] = []
@@ -148,9 +158,11 @@ class Stream:
             for group in groups:
                 if group.id in self._open:
                     raise ValueError(f"group {group.id} is being played already")
-                opened = self._open[group.id] = _Open(group)
-                self._of |= {id(spec): (opened, number) for number, spec in enumerate(group.specs)}
-                self._waiting.extend(group.specs)
+                # Episodes are known by their spec's identity: a group that is given up and put again must not share them.
+                mine = replace(group, specs=tuple(replace(spec) for spec in group.specs))
+                opened = self._open[group.id] = _Open(mine)
+                self._of |= {id(spec): (opened, number) for number, spec in enumerate(mine.specs)}
+                self._waiting.extend(mine.specs)
             self._changed.notify_all()
 
     def take(self, seconds: float) -> list[Played]:
@@ -168,7 +180,8 @@ class Stream:
                 opened = self._open.pop(name, None)
                 if opened is not None:
                     self._dropped.append(opened)
-                self._finished = [p for p in self._finished if p.id != name]
+            self._lost += sum(p.tokens for p in self._finished if p.id in ids)
+            self._finished = [p for p in self._finished if p.id not in ids]
             self._changed.notify_all()
 
     def progress(self) -> dict[str, Any]:
@@ -178,7 +191,8 @@ class Stream:
         slowest = [episode for player in players for episode in Watch(player).slowest()]
         only_sampler = any(p.in_sampler for p in players) and not any(p.in_environment for p in players)
         waiting = "sampler" if only_sampler else ""
-        return {"moves": self._moves, "busy": bool(self._open), "waiting": waiting, "slowest": slowest}
+        busy = bool(self._open) and not self._resting
+        return {"moves": self._moves, "busy": busy, "waiting": waiting, "slowest": slowest}
 
     def close(self) -> None:
         """End the thread and the environments. May be called again."""
@@ -213,9 +227,25 @@ class Stream:
     def _wait_for_work(self) -> bool:
         """False: closed."""
         with self._changed:
-            while not (self._closed or self._waiting or self._dropped or any(p.running for p in self._players.values())):
-                self._changed.wait()
-            return not self._closed
+            while True:
+                left = self._recall()
+                if self._closed or self._waiting or self._dropped or any(p.running for p in self._players.values()):
+                    return not self._closed
+                self._resting = left is not None
+                self._changed.wait(left)
+                self._resting = False
+
+    def _recall(self) -> float | None:
+        """Put what is to be played again, and has waited, first in the line. Called with the lock.
+
+        Returns the seconds until the next is due, None where there is none.
+        """
+        if not self._later:
+            return None
+        now = time.monotonic()
+        self._waiting.extendleft(spec for due, spec in self._later if due <= now)
+        self._later = [(due, spec) for due, spec in self._later if due > now]
+        return min((due - now for due, _ in self._later), default=None)
 
     def _turn(self) -> None:
         """One turn of the pump, as in ``play``."""
@@ -281,6 +311,7 @@ class Stream:
                     del self._of[id(spec)]
                 gone = set(map(id, mine))
                 self._waiting = deque(s for s in self._waiting if id(s) not in gone)
+                self._later = [(due, s) for due, s in self._later if id(s) not in gone]
                 self._lost += opened.wasted + sum(t.sampled_tokens for t in opened.results.values())
                 if opened.group.where in self._players:
                     self._lost += self._players[opened.group.where].give_up(mine)
@@ -295,7 +326,7 @@ class Stream:
             if failure and tries < self._tries.get(failure.blame, 0):
                 opened.tries[number] = tries
                 opened.wasted += trajectory.sampled_tokens
-                self._waiting.appendleft(trajectory.spec)
+                self._later.append((time.monotonic() + self._pause(tries), trajectory.spec))
                 return
             opened.results[number] = trajectory
             self._finish(opened)

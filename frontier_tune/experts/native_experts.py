@@ -2,6 +2,9 @@
 
 Tokens are sorted by expert and then by adapter slot; each expert's rows take the base's product and, on the same tiles, the
 low-rank path of their own slot. A row's result is bitwise the same whatever the other rows and their adapters are.
+
+In float32 or in bfloat16; sums are float32 in both. In bfloat16 hidden states, weights, adapters and what is between the two
+projections are rounded to it, and matrices lie in pairs of inputs, as the processor's dot products take them.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ from torch.nn import functional as F
 
 from frontier_tune.native import build
 
+DTYPES = (torch.float32, torch.bfloat16)
 WIDTH = 32  # H and I are multiples of it: the width of a packed panel
-_LANES = 16  # low-rank activations are padded to a multiple of it
-_NO_SLOTS = torch.empty(0, dtype=torch.long)
+_LANES = 8  # rows of A are padded to a multiple of it
+_NONE, _NO_SLOTS = torch.empty(0), torch.empty(0, dtype=torch.long)
 
 
 def supported(dtype: torch.dtype, hidden: int, width: int) -> bool:
     """Whether ``forward`` takes experts of this type, hidden size and expert width."""
-    return dtype == torch.float32 and hidden % WIDTH == 0 and width % WIDTH == 0
+    return dtype in DTYPES and hidden % WIDTH == 0 and width % WIDTH == 0
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -32,42 +36,48 @@ def pack(weight: Tensor) -> Tensor:
     return packed
 
 
-def _padded(t: Tensor) -> Tensor:
-    return F.pad(t, (0, -t.shape[-1] % _LANES)).contiguous()
+def _columns(a_ERI: Tensor, dtype: torch.dtype) -> Tensor:
+    """A [E, R, in] as [E, in, R padded]; in bfloat16 the values of two consecutive inputs lie side by side."""
+    out = F.pad(a_ERI.transpose(1, 2), (0, -a_ERI.shape[1] % _LANES)).to(dtype)
+    if dtype == torch.bfloat16:
+        experts, inner, rank = out.shape
+        out = out.view(experts, inner // 2, 2, rank).transpose(2, 3).reshape(experts, inner, rank)
+    return out
+
+
+def _panels(b_EOR: Tensor) -> Tensor:
+    """B [E, out, R] as [E, out / WIDTH, R, WIDTH], in which a panel's columns lie together."""
+    experts, out, rank = b_EOR.shape
+    return b_EOR.view(experts, out // WIDTH, WIDTH, rank).transpose(2, 3)
 
 
 @dataclass(frozen=True)
 class Adapters:
-    """Low-rank matrices of S slots in the operator's layout, of adapter size. Make them with ``of`` and ``set``."""
+    """Low-rank matrices of S slots in the operator's layout, of adapter size. Make them with ``empty`` and ``set``.
+
+    ``tensor`` [S, E, n]: what a slot has for an expert lies in one piece, in the order in which it is read.
+    """
 
     rank: int
-    tensors: tuple[Tensor, Tensor, Tensor, Tensor]
+    tensor: Tensor
 
     @classmethod
-    def empty(cls, slots: int, experts: int, hidden: int, width: int, rank: int) -> Adapters:
-        """All zero: every slot is the base."""
-
-        def zeros(*size: int) -> Tensor:
-            return torch.zeros(size)
-
+    def empty(cls, slots: int, experts: int, hidden: int, width: int, rank: int, dtype: torch.dtype = torch.float32) -> Adapters:
+        """All zero: every slot is the base. ``dtype`` is that of the experts."""
         wide, narrow = (-(-r // _LANES) * _LANES for r in (2 * rank, rank))
-        return cls(
-            rank,
-            (
-                zeros(slots, experts, hidden, wide),
-                zeros(slots, experts, 2, rank, width),
-                zeros(slots, experts, width, narrow),
-                zeros(slots, experts, rank, hidden),
-            ),
-        )
+        size = hidden * wide + 2 * width * rank + width * narrow + hidden * rank
+        return cls(rank, torch.zeros(slots, experts, size, dtype=dtype))
 
     def set(self, slot: int, gate: tuple[Tensor, Tensor], up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor]) -> None:
         """Put one adapter into ``slot``: (A [E, R, in], B [E, out, R]) of each projection, the scaling folded into B."""
-        a13, b13, a2, b2 = self.tensors
-        a13[slot] = _padded(torch.cat([gate[0], up[0]], dim=1).transpose(1, 2))
-        b13[slot] = torch.stack([gate[1], up[1]], dim=1).transpose(2, 3)
-        a2[slot] = _padded(down[0].transpose(1, 2))
-        b2[slot] = down[1].transpose(1, 2)
+        dtype = self.tensor.dtype
+        parts = (
+            _columns(torch.cat([gate[0], up[0]], dim=1), dtype),
+            _panels(torch.cat([gate[1], up[1]], dim=1)),
+            _columns(down[0], dtype),
+            _panels(down[1].contiguous()),
+        )
+        self.tensor[slot] = torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
 def forward(
@@ -77,16 +87,15 @@ def forward(
     """``y_t = sum_k w_tk down_e(silu(gate_e x_t) * up_e x_t)`` with ``e = expert_tk`` and each token's own adapter. [T, H].
 
     Args:
-        x_TH: hidden states [T, H], float32; T may be 0.
-        expert_TK, weight_TK: chosen experts and routing weights [T, K].
+        x_TH: hidden states [T, H], of the weights' and adapters' type; T may be 0.
+        expert_TK, weight_TK: chosen experts and routing weights [T, K]; the weights are taken as float32.
         packed13, packed2: ``pack`` of [E, 2I, H] (gate above up) and of [E, H, I].
         slot_T: adapter slot of each token [T], int64; -1 is the base. None: all are the base's.
     """
     out = torch.empty_like(x_TH) if out is None else out
-    lora: list[Tensor] = []
-    rank, slots = 0, _NO_SLOTS
+    lora, rank, slots = _NONE, 0, _NO_SLOTS
     if adapters is not None and slot_T is not None:
-        lora, rank, slots = list(adapters.tensors), adapters.rank, slot_T
+        lora, rank, slots = adapters.tensor, adapters.rank, slot_T
     ids, weights = expert_TK.to(torch.int32).contiguous(), weight_TK.to(torch.float32).contiguous()
     torch.ops.frontier_tune.experts(out, x_TH.contiguous(), ids, weights, packed13, packed2, slots, lora, rank, False)
     return out

@@ -1,13 +1,13 @@
 """The CPU kernels that apply expert adapters in vLLM, and the re-packing of experts after a reload.
 
-In float32 our own operator computes base and adapters in one pass (``native_experts``): no merged copies.
+In float32 and in bfloat16 our own operator computes base and adapters in one pass (``native_experts``): no merged copies.
 
-Elsewhere (bfloat16, other activations, biases) each adapter slot has its own copy of the experts with the low-rank update merged
-in, packed as the stock kernel wants it, and lying behind the base's in one tensor: [(1 + slots) * E, ...]. A token of slot s is
-sent to expert (1 + s) * E + e, so one call of the stock kernel serves base rows and any number of adapters, at the base's speed.
-The price is memory: one copy of the experts per slot, plus the unpacked weights to merge into. The copies are made when a slot is
-first used after a change, in float32, and rounded once. This covers every CPU kernel class that vLLM may choose (AMX for
-bfloat16, NEON, VSX, and the portable vector one).
+Elsewhere (other activations, biases, sizes that are no multiples of 32) each adapter slot has its own copy of the experts with
+the low-rank update merged in, packed as the stock kernel wants it, and lying behind the base's in one tensor:
+[(1 + slots) * E, ...]. A token of slot s is sent to expert (1 + s) * E + e, so one call of the stock kernel serves base rows and
+any number of adapters, at the base's speed. The price is memory: one copy of the experts per slot, plus the unpacked weights to
+merge into. The copies are made when a slot is first used after a change, in float32, and rounded once. This covers every CPU
+kernel class that vLLM may choose (AMX for bfloat16, NEON, VSX, and the portable vector one).
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ class _CPULoRAExperts(LoRAExpertsMixin):
         if any(slot >= 0 for slot, _ in groups):
             ctx, version = self._lora_context, self._version()
             if self._adapters is None:
-                rank = ctx.w2_lora_a_stacked[0].shape[2]
-                self._adapters = native_experts.Adapters.empty(ctx.max_loras, w2.shape[0], w2.shape[1], w2.shape[2], rank)
+                rank, (experts, hidden, width) = ctx.w2_lora_a_stacked[0].shape[2], w2.shape
+                self._adapters = native_experts.Adapters.empty(ctx.max_loras, experts, hidden, width, rank, w2.dtype)
             for slot, _ in groups:
                 if slot >= 0 and self._merged.get(slot) != version:
                     a13, b13 = ([t[slot] for t in stack] for stack in (ctx.w13_lora_a_stacked, ctx.w13_lora_b_stacked))
@@ -193,10 +193,15 @@ def lora_experts_class(moe_config: Any) -> type[CPUUnquantizedExperts]:
     raise ValueError(f"no CPU kernel takes this MoE layer: {reason}")
 
 
+def experts_of(model: Any) -> list[Any]:
+    """What computes the experts of each MoE layer of ``model``."""
+    methods = {id(m.quant_method): m.quant_method for m in model.modules() if isinstance(m, RoutedExperts)}
+    return [method.moe_kernel.fused_experts for method in methods.values()]
+
+
 def loads(model: Any) -> list[int]:
     """How often the experts of each MoE layer of ``model`` were packed. A reload raises every number."""
-    methods = {id(m.quant_method): m.quant_method for m in model.modules() if isinstance(m, RoutedExperts)}
-    return [getattr(method.moe_kernel.fused_experts, "loads", 0) for method in methods.values()]
+    return [getattr(experts, "loads", 0) for experts in experts_of(model)]
 
 
 _stock_load_weights = RoutedExperts.load_weights

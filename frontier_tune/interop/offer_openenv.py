@@ -19,7 +19,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from frontier_tune.contracts import BadInput, Task
+from frontier_tune.contracts import BadInput
 from frontier_tune.sdk import ToolCall, WorkflowEnv, render_json
 
 Json = dict[str, Any]
@@ -69,12 +69,12 @@ class Session:
         """``data``: ``seed``, ``episode_id`` and ``task`` (a task's JSON), all optional."""
         if unknown := sorted(set(data) - {"seed", "episode_id", "task"}):
             raise Refused("VALIDATION_ERROR", f"reset takes seed, episode_id and task, not {', '.join(unknown)}")
-        seed, task = data.get("seed"), data.get("task")
+        seed, options = data.get("seed"), {"task": data["task"]} if data.get("task") else None
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
             raise Refused("VALIDATION_ERROR", f"seed is a whole number of at least 0, not {seed!r:.40}")
         try:
-            messages, info = self.env.reset(seed=seed, options={"task": Task(**task)} if task else None)
-        except (BadInput, TypeError) as e:
+            messages, info = self.env.reset(seed=seed, options=options)
+        except BadInput as e:
             raise Refused("VALIDATION_ERROR", str(e)) from None
         if info["failure"]:
             raise Refused("EXECUTION_ERROR", f"{info['failure']['kind']}: {info['failure']['detail']}")
@@ -114,10 +114,10 @@ class Session:
 def openenv_app(new: Callable[[], WorkflowEnv], max_sessions: int = 16) -> web.Application:
     """The server as an aiohttp application. ``new`` makes an environment (and attaches a sandbox where its tools run code)."""
     app = web.Application()
-    example, slots = new(), {"left": max_sessions}
-    about = {"name": example.name, "description": (type(example).__doc__ or "").strip(), "version": example.version}
-    plain: list[Session] = []  # HTTP has no sessions: all of its requests share one
-    worker = ThreadPoolExecutor(1)
+    slots, worker = {"left": max_sessions}, ThreadPoolExecutor(1)
+    plain = worker.submit(Session, new).result()  # HTTP has no sessions: all of its requests share one
+    shared = plain.env
+    about = {"name": shared.name, "description": (type(shared).__doc__ or "").strip(), "version": shared.version}
 
     async def run(executor: ThreadPoolExecutor, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(executor, function, *args)
@@ -131,6 +131,7 @@ def openenv_app(new: Callable[[], WorkflowEnv], max_sessions: int = 16) -> web.A
             return ws
         slots["left"] -= 1
         executor = ThreadPoolExecutor(1)
+        session: Session | None = None
         try:
             session = await run(executor, Session, new)
             async for message in ws:
@@ -140,24 +141,28 @@ def openenv_app(new: Callable[[], WorkflowEnv], max_sessions: int = 16) -> web.A
                 if answer is None:
                     break
                 await ws.send_json(answer)
-            await run(executor, session.env.close)
-        finally:
+        finally:  # the client may be gone in the middle of an answer
+            if session is not None:
+                executor.submit(session.env.close)
             slots["left"] += 1
             executor.shutdown(wait=False)
         await ws.close()
         return ws
 
     async def post(request: web.Request) -> web.Response:
-        kind = request.path.strip("/")
-        if not plain:
-            plain.append(await run(worker, Session, new))
-        body = await request.json() if request.can_read_body else {}
-        message = (
-            {"type": kind} if kind == "state" else {"type": kind, "data": body.get("action", {}) if kind == "step" else body}
-        )
-        answer = await run(worker, _handle, plain[0], json.dumps(message))
-        status = {"VALIDATION_ERROR": 422}.get(answer["data"].get("code"), 500) if answer["type"] == "error" else 200
+        kind, text = request.path.strip("/"), await request.text()
+        try:
+            body = json.loads(text) if text else {}
+        except ValueError as e:
+            return web.json_response({"detail": _error("INVALID_JSON", f"Invalid JSON: {e}")["data"]}, status=422)
+        data = body.get("action") if kind == "step" and isinstance(body, dict) else body
+        answer = await run(worker, _handle, plain, json.dumps({"type": kind, "data": data}))
+        status = (500 if answer["data"].get("code") == "EXECUTION_ERROR" else 422) if answer["type"] == "error" else 200
         return web.json_response({"detail": answer["data"]} if status != 200 else answer["data"], status=status)
+
+    async def close(_: web.Application) -> None:
+        await run(worker, shared.close)
+        worker.shutdown(wait=False)
 
     def constant(content: Json) -> Callable[[web.Request], Any]:
         async def get(request: web.Request) -> web.Response:
@@ -165,6 +170,7 @@ def openenv_app(new: Callable[[], WorkflowEnv], max_sessions: int = 16) -> web.A
 
         return get
 
+    app.on_cleanup.append(close)
     app.router.add_get("/ws", socket)
     app.router.add_post("/reset", post)
     app.router.add_post("/step", post)
@@ -183,7 +189,9 @@ def _handle(session: Session, text: str) -> Json | None:
         return _error("INVALID_JSON", f"Invalid JSON: {e}")
     kind, data = (message.get("type"), message.get("data", {})) if isinstance(message, dict) else (None, {})
     try:
-        if kind in ("reset", "step") and isinstance(data, dict):
+        if kind in ("reset", "step"):
+            if not isinstance(data, dict):
+                raise Refused("VALIDATION_ERROR", f"the data of a {kind} is an object, not {data!r:.40}")
             return {"type": "observation", "data": session.reset(data) if kind == "reset" else session.step(data)}
         if kind == "state":
             return {"type": "state", "data": session.state()}

@@ -47,10 +47,11 @@ def verifiers_environment(
     idle: list[WorkflowEnv] = []
 
     def new() -> WorkflowEnv:
-        env = idle.pop() if idle else load_environment(path, root, **options)
-        if prepare is not None and not hasattr(env, "_prepared"):
+        if idle:
+            return idle.pop()
+        env = load_environment(path, root, **options)
+        if prepare is not None:
             prepare(env)
-            env.__dict__["_prepared"] = True
         return env
 
     class Workflow(vf.MultiTurnEnv):
@@ -90,10 +91,7 @@ def verifiers_environment(
                     state[_GRADE] = _grade(*env.truncate())
                 idle.append(env)
 
-    env = load_environment(path, root, **options)
-    if prepare is not None:
-        prepare(env)
-        env.__dict__["_prepared"] = True
+    env = new()
     train, heldout = draw_tasks(env, "train", train_tasks, seed), draw_tasks(env, "heldout", heldout_tasks, seed)
     check_disjoint(train, heldout)
     rows = [[_row(env, task) for task in tasks] for tasks in (train, heldout)]
@@ -103,7 +101,7 @@ def verifiers_environment(
         dataset=Dataset.from_list(rows[0]),
         eval_dataset=Dataset.from_list(rows[1]),
         rubric=_rubric(vf),
-        max_turns=env.limits.turns,
+        max_turns=-1,  # the workflow keeps its own limit; theirs would end a rollout before its last turn is carried out
         tool_defs=[{k: f[k] for k in ("name", "description", "parameters")} for f in functions],
     )
 

@@ -17,11 +17,13 @@ def signature_of(name: str, description: str, schema: Mapping[str, Any]) -> Sign
     needed = set(schema.get("required", ()))
     parameters = []
     for key, declared in schema.get("properties", {}).items():
-        options = declared.get("anyOf") or [declared]
+        declared = declared if isinstance(declared, Mapping) else {}  # a schema may be just ``true``
+        named = declared.get("type")
+        options = declared.get("anyOf") or ([{**declared, "type": t} for t in named] if isinstance(named, list) else [declared])
         kinds = [o for o in options if o.get("type") != "null"]
         kind = kinds[0] if len(kinds) == 1 else {}
         plain = kind.get("type") in _TYPES
-        choices = tuple(kind.get("enum", ())) if plain else ()
+        choices = tuple(c for c in kind.get("enum", ()) if c is not None) if plain else ()
         about = declared.get("description") or declared.get("title") or key
         parameters.append(
             Parameter(
@@ -38,8 +40,8 @@ def signature_of(name: str, description: str, schema: Mapping[str, Any]) -> Sign
     return Signature(name, description or name, tuple(parameters))
 
 
-def arguments_for(schema: Mapping[str, Any], signature: Signature, given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` (by our signature) as the other side's schema wants it; optional ones that were not given are left out.
+def arguments_for(signature: Signature, given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` (by our signature) as the other side wants it; optional ones that were not given are left out.
 
     Raises ToolError where text is no JSON that has to be.
     """

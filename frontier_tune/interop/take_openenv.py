@@ -36,15 +36,13 @@ class OpenEnvWorkflow(WorkflowEnv):
     ) -> None:
         self.url, self.instruction, self.success_at, self.observation = url.rstrip("/"), instruction, success_at, observation
         self.server = _Server(self.url, timeout_s)
-        schema = self.server.get("/schema")["action"]
-        self.title = str(self.server.get("/metadata").get("name", self.url))
-        fields = {name: kind for name, kind in schema.get("properties", {}).items() if name != "metadata"}
-        if not fields or "tool_name" in fields:
-            self._take_tools()
-        else:
-            schema = {**schema, "properties": fields}
-            signature = signature_of("act", "Take one action.", schema)
-            add_tool(self, signature, lambda given: self._step(arguments_for(schema, signature, given)))
+        try:
+            self._take_actions()
+        except BaseException as e:
+            self.server.close()
+            if isinstance(e, EpisodeFailed):
+                raise BadInput(f"OpenEnv server {self.url}: {e.failure.detail}; is it an OpenEnv server?") from None
+            raise
 
     def tasks(self, split: Literal["train", "heldout"], n: int, seed: int) -> list[Task]:
         first = seed % 1_000_000 * 1000
@@ -63,8 +61,22 @@ class OpenEnvWorkflow(WorkflowEnv):
     def close(self) -> None:
         self.server.close()
 
+    def _take_actions(self) -> None:
+        schema = self.server.get("/schema").get("action")
+        if not isinstance(schema, dict):
+            raise BadInput(f"OpenEnv server {self.url}: its /schema tells of no action; is it an OpenEnv server?")
+        self.title = str(self.server.get("/metadata").get("name", self.url))
+        fields = {name: kind for name, kind in schema.get("properties", {}).items() if name != "metadata"}
+        if not fields or "tool_name" in fields:
+            self._take_tools()
+        else:
+            schema = {**schema, "properties": fields}
+            signature = signature_of("act", "Take one action.", schema)
+            add_tool(self, signature, lambda given: self._step(arguments_for(signature, given)))
+
     def _take_tools(self) -> None:
-        listed = self._ask({"type": "step", "data": {"type": "list_tools"}})["observation"]["tools"]
+        answer = self._ask({"type": "step", "data": {"type": "list_tools"}})
+        listed = (answer.get("observation") or {}).get("tools")
         if not listed:
             raise BadInput(f"OpenEnv environment {self.url} has neither an action nor tools")
         for tool in listed:
@@ -72,7 +84,7 @@ class OpenEnvWorkflow(WorkflowEnv):
 
     def _take_tool(self, name: str, description: str, schema: dict[str, Any]) -> None:
         signature = signature_of(name, description, schema)
-        add_tool(self, signature, lambda given: self._call(name, arguments_for(schema, signature, given)))
+        add_tool(self, signature, lambda given: self._call(name, arguments_for(signature, given)))
 
     def _call(self, tool: str, arguments: dict[str, Any]) -> str:
         observation = self._after({"type": "call_tool", "tool_name": tool, "arguments": arguments})

@@ -81,7 +81,7 @@ class VerifiersWorkflow(WorkflowEnv):
 
     def _take_tool(self, name: str, description: str, schema: Json) -> None:
         signature = signature_of(name, description, schema)
-        add_tool(self, signature, lambda given: self._turn(None, (name, arguments_for(schema, signature, given))))
+        add_tool(self, signature, lambda given: self._turn(None, (name, arguments_for(signature, given))))
 
     def _split(self, split: str) -> list[Json]:
         if not self._rows:
@@ -115,6 +115,7 @@ class _Rollout:
     model is shown, None at the end; ``state``: theirs, once it is scored."""
 
     prompt: list[Any] | None = None
+    _cut = False
 
     def __init__(self, env: Any, row: Json, timeout_s: float) -> None:
         self.state: Json = {}
@@ -149,6 +150,7 @@ class _Rollout:
         if self.prompt is not None:
             import verifiers
 
+            self._cut = True
             self._loop.call_soon_threadsafe(self._reply.set_exception, verifiers.Error("the episode was cut off"))
             self._wait()
         return self.state
@@ -167,6 +169,17 @@ class _Rollout:
         self.prompt = found if isinstance(found, list) else None
         if isinstance(found, BaseException):
             raise EpisodeFailed(Failure("verifiers-raised", Blame.ENVIRONMENT, f"{type(found).__name__}: {found}")) from found
+        if self.prompt is None and not self._cut:
+            self._refuse_errors()
+
+    def _refuse_errors(self) -> None:
+        """An error of theirs that broke the rollout off is no reward of 0; but a tool may refuse the agent's call."""
+        import verifiers
+
+        error = self.state.get("error")
+        refused = isinstance(error, verifiers.ToolError) and not isinstance(error.__cause__, verifiers.InfraError)
+        if error is not None and not refused:
+            raise EpisodeFailed(Failure("verifiers-error", Blame.INFRASTRUCTURE, f"{type(error).__name__}: {error}"))
 
     def _run(self) -> None:
         self._loop.run_until_complete(asyncio.wait([self._task]))

@@ -127,7 +127,9 @@ class Learner:
         share = self.recipe.adapter.expert_mass
         if share is None or self.policy.selection is not None:
             return
-        played = [t.tokens for trajectories in batches for t in trajectories if t.trainable and t.tokens]
+        played = [t.tokens for trajectories in batches for t in trajectories if t.trainable and len(t.tokens) > 1]
+        if not played:  # no update follows, either
+            return
         mass_LE = expert_usage.measured(self.policy, played, self.score)
         expert_usage.confine(self.policy, expert_usage.select(self.policy, mass_LE, share))
 
@@ -200,7 +202,7 @@ class Learner:
                 skipped += len(minibatch) - len(members)
                 if not members:
                     continue
-                loss, sums, computed, gap = self._accumulate(members, totals)
+                loss, sums, computed, gap = self._accumulate(members, totals, total is None)
                 rows += computed
                 count = sums["tokens"]
                 if total is None:
@@ -253,8 +255,11 @@ class Learner:
             chosen = set(shuffled[n::count])
             yield [s for s in everyone if s.group in chosen]
 
-    def _accumulate(self, members: Sequence[Sample], totals: Totals) -> tuple[float, Sums, int, float]:
-        """Gradient of one optimizer update, micro-batch by micro-batch: loss, sums, rows, sum of |log-ratio|. Of all learners."""
+    def _accumulate(self, members: Sequence[Sample], totals: Totals, first: bool = True) -> tuple[float, Sums, int, float]:
+        """Gradient of one optimizer update, micro-batch by micro-batch: loss, sums, rows, sum of |log-ratio|. Of all learners.
+
+        ``first``: none was applied in this step yet, so the routes are those of the policy that began it, and are counted.
+        """
         self._zero_grad()
         mine = [members[i] for i in self.passes.share(members)]
         idle = not mine  # fewer sequences than learners: what is computed of one gives the names of the sums, and no more
@@ -267,7 +272,7 @@ class Learner:
             if idle:
                 sums = {name: torch.zeros_like(value) for name, value in part.items()}
                 break
-            if self.replayer is not None and own_TLK is not None:
+            if first and self.replayer is not None and own_TLK is not None:
                 self.replayer.count(own_TLK, b, logprob.detach())
             with self.passes.timed("backward"):
                 loss.backward()

@@ -1,8 +1,9 @@
 """Builds and loads the C++ kernels, once for each source, compiler and torch, into the user's cache.
 
 The library is compiled against torch's stable ABI (no tie beyond torch's minor version) with the machine's own
-g++, in seconds. Every kernel is compiled for three instruction sets; the best that the processor has is chosen when it is
-loaded. ``FRONTIER_TUNE_ISA`` (avx512, avx2, portable) lowers that choice, ``FRONTIER_TUNE_CACHE`` moves the cache.
+g++, in seconds. Every kernel is compiled for three instruction sets, those in bfloat16 for one more; the best that the processor
+has is chosen when it is loaded. ``FRONTIER_TUNE_ISA`` (avx512_bf16, avx512, avx2, portable) lowers that choice,
+``FRONTIER_TUNE_CACHE`` moves the cache.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ _X86 = {
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
     "avx2": ("-mavx2", "-mfma"),
 }
-KERNELS = "kernels.cpp"  # compiled once for each instruction set
+# For kernels in bfloat16 alone; the others run as avx512.
+_X86_BF16 = {"avx512_bf16": (*_X86["avx512"], "-mavx512bf16")}
+NAMES = ("portable", "avx2", "avx512", "avx512_bf16")  # by the number that the library gives them
+KERNELS, KERNELS_BF16 = "kernels.cpp", "kernels_bf16.cpp"  # compiled once for each instruction set
 OPS = ("ops.cpp", "attention_ops.cpp", "route_ops.cpp", "training_ops.cpp")  # compiled once: what torch sees
 
 
@@ -65,8 +69,8 @@ def compiler() -> str:
     return found
 
 
-def _sets() -> dict[str, tuple[str, ...]]:
-    sets = dict(_X86) if platform.machine() in ("x86_64", "AMD64") else {}
+def _sets(bf16: bool = False) -> dict[str, tuple[str, ...]]:
+    sets = (_X86 | _X86_BF16 if bf16 else _X86) if platform.machine() in ("x86_64", "AMD64") else {}
     return sets | {"portable": ()}
 
 
@@ -77,7 +81,7 @@ def _key(cxx: str, extra: Sequence[str]) -> str:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=False).stdout.splitlines()[:1]
     minor = ".".join(torch.__version__.split(".")[:2])
-    digest.update(repr((version, minor, platform.machine(), _COMMON, _sets(), tuple(extra))).encode())
+    digest.update(repr((version, minor, platform.machine(), _COMMON, _sets(True), tuple(extra))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -115,10 +119,13 @@ def build(directory: Path | None = None, extra: Sequence[str] = ()) -> Path:
             return target
         with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch:
             jobs = []
-            for name, flags in _sets().items():
-                out = f"{scratch}/kernels-{name}.o"
-                jobs.append([cxx, *_COMMON, *flags, *extra, f"-DFT_ISA={name}", *include, "-c", str(CSRC / KERNELS), "-o", out])
-            has = [f"-DFT_HAS_{name.upper()}" for name in _sets()]
+            for source, sets in ((KERNELS, _sets()), (KERNELS_BF16, _sets(True))):
+                for name, flags in sets.items():
+                    out = f"{scratch}/{Path(source).stem}-{name}.o"
+                    jobs.append(
+                        [cxx, *_COMMON, *flags, *extra, f"-DFT_ISA={name}", *include, "-c", str(CSRC / source), "-o", out]
+                    )
+            has = [f"-DFT_HAS_{name.upper()}" for name in _sets(True)]
             for source in OPS:
                 out = f"{scratch}/{Path(source).stem}.o"
                 jobs.append([cxx, *_COMMON, *extra, _TARGET, *include, *has, "-c", str(CSRC / source), "-o", out])
@@ -133,15 +140,16 @@ def build(directory: Path | None = None, extra: Sequence[str] = ()) -> Path:
 
 @functools.cache
 def load() -> str:
-    """Build if need be, and register the operators as ``torch.ops.frontier_tune``. Returns the instruction set in use.
+    """Build if need be, and register the operators as ``torch.ops.frontier_tune``. Returns the instruction set in use; that of
+    the kernels in bfloat16 is ``NAMES[torch.ops.frontier_tune.isa(True)]``.
 
     Raises BadInput without a working compiler, or for an unknown ``FRONTIER_TUNE_ISA``.
     """
     wanted = os.environ.get("FRONTIER_TUNE_ISA", "")
-    if wanted not in ("", *_X86, "portable"):
-        raise BadInput(f"FRONTIER_TUNE_ISA: {wanted!r}; known are avx512, avx2 and portable")
+    if wanted not in ("", *NAMES):
+        raise BadInput(f"FRONTIER_TUNE_ISA: {wanted!r}; known are {', '.join(reversed(NAMES))}")
     torch.ops.load_library(str(build()))
-    return ("portable", "avx2", "avx512")[torch.ops.frontier_tune.isa()]
+    return NAMES[torch.ops.frontier_tune.isa()]
 
 
 def usable(t: torch.Tensor) -> bool:

@@ -18,6 +18,7 @@ import ray
 
 from frontier_tune.contracts import Blame, Completion, EpisodeSpec, FrontierTuneError, Request, Task, Trajectory
 from frontier_tune.orchestration.handle import STACKS, Handle
+from frontier_tune.orchestration.retry import backoff
 from frontier_tune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def _open_log(path: str | None) -> None:
     """
     if path is None:
         return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)  # each node of a cluster keeps a log of its own at that path
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -131,7 +133,8 @@ class EpisodeActor:
 
     def __init__(self, base_dir: str, recipe: Recipe, root: str, environments: Environments, sampler: Any, log: str) -> None:
         _open_log(log)
-        self._base, self._recipe, self._root, self._environments, self._log = base_dir, recipe, root, environments, log
+        self._base, self._recipe, self._environments, self._log = base_dir, recipe, environments, log
+        self._root = root or os.getcwd()  # '' on a node of a cluster: Ray has unpacked the workspace there
         self._sampler = Handle(sampler, log, "sampler")
         self._side = _PlaySide(self._sampler)
         self._watch: Watch | None = None
@@ -195,6 +198,7 @@ class EpisodeActor:
                 _StreamSide(self._sampler),
                 Limits(env.max_turns, env.max_tokens_per_turn, sampler.max_model_len, sampler.max_sequences),
                 tries={Blame.INFRASTRUCTURE: retry.infrastructure_tries, Blame.ENVIRONMENT: retry.environment_tries},
+                pause=lambda failures: backoff(failures, retry.backoff_s, retry.max_backoff_s),
                 restart=self._recipe.overlap.on_update == "restart",
                 lockstep=self._recipe.run.deterministic,
             )
@@ -297,9 +301,12 @@ def _tells(cls: type) -> type:
     return Telling
 
 
-def remote(cls: type, env_vars: dict[str, str], concurrency: int) -> Any:
+def remote(cls: type, env_vars: dict[str, str], concurrency: int, where: Any = None) -> Any:
+    """``cls`` as an actor to be; ``where``: a scheduling strategy of Ray's, for one of several nodes."""
     here = str(Path(__file__).resolve().parents[2])  # actors import this very package, from wherever the command was started
     inherited = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), env_vars.get("PYTHONPATH", "")]
     path = os.pathsep.join(dict.fromkeys([here, *filter(None, inherited)]))
     options = {"num_cpus": 1, "num_gpus": 0, "max_concurrency": concurrency, "max_restarts": 0}
+    if where is not None:
+        options["scheduling_strategy"] = where
     return ray.remote(_tells(cls)).options(**options, runtime_env={"env_vars": env_vars | {"PYTHONPATH": path}})

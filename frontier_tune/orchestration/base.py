@@ -21,18 +21,22 @@ class Planned:
 
 
 def find(recipe: Recipe) -> Path:
-    """The base's directory on this machine. Raises BadInput where it isn't there and the recipe doesn't allow a download."""
-    name = recipe.base
+    """The directory of a recipe's base. Raises BadInput where it isn't here and the recipe doesn't allow a download."""
+    return here(recipe.base, recipe.base_download)
+
+
+def here(name: str, download: bool = False) -> Path:
+    """The directory of base ``name`` on this machine. Raises BadInput where it isn't here and mustn't be downloaded."""
     if not _is_hub_id(name):
         return bases.load(name).directory
     cached = _cached(name)
     if cached is not None:
         return bases.load(str(cached)).directory
-    if recipe.base_download:
+    if download:
         return bases.load(name).directory
     raise BadInput(
         f"base '{name}': not a directory, and not in this machine's cache of the hub; download it where there is a network and "
-        "give its directory, or set base_download: true"
+        "give its directory, or set base_download: true in a recipe"
     )
 
 

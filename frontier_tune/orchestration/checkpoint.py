@@ -142,7 +142,7 @@ def save(directory: Path, state: LoopState, recipe: Recipe, save_learner: Callab
         _fsync(directory)
         shutil.rmtree(replaced, ignore_errors=True)
     except Exception as e:
-        if _is_full(e):
+        if is_full(e):
             raise LimitReached(f"{_no_space(directory)}; nothing of the new checkpoint is left") from e
         raise
     finally:
@@ -165,7 +165,7 @@ def _no_space(directory: Path) -> str:
     return f"{directory}: no room for a checkpoint ({free:.0f} MiB free); free some. The checkpoints of before are untouched"
 
 
-def _is_full(error: BaseException | None) -> bool:
+def is_full(error: BaseException | None) -> bool:
     """Whether ``error``, or what caused it in another process, says that the disk is full."""
     while error is not None:
         # safetensors and Ray tell of the system's error in their text alone.

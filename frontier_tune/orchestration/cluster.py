@@ -1,4 +1,7 @@
-"""Ray on this machine: started for one run, quiet, private, on loopback alone, and gone afterwards."""
+"""Ray on this machine: started for one run, quiet, private, on loopback alone, and gone afterwards.
+
+One that is there already, on several machines: joined.py.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from frontier_tune.contracts import LimitReached
+from frontier_tune.orchestration.stop import kill_descendants
+
 _SCRATCH = "ft-ray-"
+_LOOK_S = 1.0  # seconds between two looks at whether Ray lives
 OBJECT_STORE_BYTES = 256 * 2**20
 
 # Ray reads these once, when it is imported; every process that it starts inherits them.
@@ -36,6 +44,10 @@ SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
+# Whether the token is this process's own; somebody who is to join a cluster brings that one's.
+OWN_TOKEN = not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+if not OWN_TOKEN:
+    del SETTINGS["RAY_AUTH_TOKEN"]
 # Ray that was imported before has read none of it: its processes would refuse each other's calls, after long waits.
 _TOO_LATE = "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != SETTINGS["RAY_AUTH_MODE"]
 for _key, _value in SETTINGS.items():
@@ -48,9 +60,17 @@ PROXIES = {k: _DEAD_END for k in ("http_proxy", "https_proxy", "HTTP_PROXY", "HT
 PROXIES |= {k: "localhost,127.0.0.1,::1" for k in ("no_proxy", "NO_PROXY")}
 
 
+def require_in_time() -> None:
+    """Raises RuntimeError where Ray was imported too early to have read SETTINGS."""
+    if _TOO_LATE:
+        raise RuntimeError("ray was imported before frontier_tune.orchestration, which settles its environment; import it after")
+
+
 @contextmanager
-def local_ray(actors: int = 8) -> Iterator[None]:
+def local_ray(actors: int = 8, lost: Callable[[str], None] | None = None) -> Iterator[None]:
     """A Ray instance of our own for the body's duration: no dashboard page, no usage statistics, nothing on the terminal.
+
+    ``lost``: see ``watched``; without it nobody looks whether Ray's own processes live.
 
     Its files live in a temporary directory that is removed afterwards. Its processes are in sessions of their own, for which Ray
     has no setting: a signal to the command's whole process group (Ctrl-C in a terminal, ``timeout``, a scheduler) asks the run
@@ -59,8 +79,7 @@ def local_ray(actors: int = 8) -> Iterator[None]:
     import ray
     from ray._private import services, worker
 
-    if _TOO_LATE:
-        raise RuntimeError("ray was imported before frontier_tune.orchestration, which settles its environment; import it after")
+    require_in_time()
     clear_leftovers()
     scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir="/tmp")  # short: socket paths are limited to 107 bytes
     tempfile.gettempdir()  # settled here and now, before TMPDIR changes for the others
@@ -82,12 +101,51 @@ def local_ray(actors: int = 8) -> Iterator[None]:
             )
         with _changed(worker, mute):
             try:
-                yield
+                with watched(_ended(worker._global_node), lost, scratch):
+                    yield
             finally:
                 ray.shutdown()  # until here it speaks of the actors that were just ended
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def watched(ill: Callable[[], str | None], lost: Callable[[str], None] | None, scratch: str | None = None) -> Iterator[None]:
+    """Ask ``ill`` each second, in a thread, whether Ray is gone; if so tell ``lost`` why, and end the process and all it started.
+
+    Without Ray's head no process can be replaced or even ended in the usual way, and Ray aborts its clients a minute later.
+    """
+    if lost is None:
+        yield
+        return
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_S):
+            if why := ill():
+                lost(why)
+                kill_descendants()
+                if scratch:
+                    shutil.rmtree(scratch, ignore_errors=True)
+                os._exit(LimitReached.exit_code)
+
+    threading.Thread(target=look, name="ray-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _ended(node: Any) -> Callable[[], str | None]:
+    """For ``watched``: which of Ray's own two processes of this node, its head and its raylet, has ended."""
+    chosen = {name: node.all_processes[name][0].process for name in ("gcs_server", "raylet")}
+
+    def look() -> str | None:
+        gone = [f"{name}, process {p.pid}" for name, p in chosen.items() if p.poll() is not None]
+        return f"Ray itself died ({gone[0]})" if gone else None
+
+    return look
 
 
 def clear_leftovers() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from frontier_tune.orchestration import actors, learners
+from frontier_tune.orchestration import actors, events, joined, learners, samplers
 from frontier_tune.orchestration.handle import ActorDied, Deadlines, Handle
 from frontier_tune.orchestration.overlap import share_threads
 from frontier_tune.recipe import Recipe
@@ -45,19 +45,27 @@ class Crew:
         threads = {"OMP_NUM_THREADS": str(recipe.learner.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         threads["PYTHONPATH"] = str(root)  # where an algorithm of the workspace's own is imported from
         engine = engine_environment(recipe.sampler.threads)
+        p = recipe.placement
+        cluster, own = p.address is not None, joined.here() if p.address is not None else None
+
+        def sampler() -> Any:
+            if p.samplers == 1 and not cluster:
+                return actors.remote(actors.SamplerActor, engine, 8).remote(base, recipe, where)
+            fleet = actors.remote(samplers.Fleet, {"OMP_NUM_THREADS": "1"}, 12, own)
+            return fleet.remote(base, recipe, where, p.samplers, str(log.parent / events.FILE))
 
         def play() -> Any:
-            hired = actors.remote(actors.EpisodeActor, {"OMP_NUM_THREADS": "1"}, 4)
-            return hired.remote(base, recipe, str(root), environments, crew.sampler.actor, where)
+            hired = actors.remote(actors.EpisodeActor, {"OMP_NUM_THREADS": "1"}, 4, joined.elsewhere() if cluster else None)
+            return hired.remote(base, recipe, "" if cluster else str(root), environments, crew.sampler.actor, where)
 
         def learner() -> Any:
             size = recipe.placement.learners
             if size == 1:
-                return actors.remote(actors.LearnerActor, threads, 1).remote(base, recipe, where)
-            return actors.remote(learners.LearnerGroup, threads, 1).remote(base, recipe, where, size)
+                return actors.remote(actors.LearnerActor, threads, 1, own).remote(base, recipe, where)
+            return actors.remote(learners.LearnerGroup, threads, 1, own).remote(base, recipe, where, size)
 
         hire = {
-            SAMPLER: lambda: actors.remote(actors.SamplerActor, engine, 8).remote(base, recipe, where),
+            SAMPLER: sampler,
             EPISODES: play,
             LEARNER: learner,
         }

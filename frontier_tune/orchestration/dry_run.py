@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from frontier_tune import recipe as recipes
-from frontier_tune.orchestration import base, plan, preflight, warm_start
-from frontier_tune.orchestration.groups import derive_seed
+from frontier_tune.orchestration import base, overlap, plan, preflight, warm_start
 from frontier_tune.recipe import Recipe
 
 
@@ -40,14 +39,11 @@ def _checked(recipe: Recipe, root: Path, found: base.Planned) -> dict[str, int]:
     """What ``preflight.check`` looks at, as far as it needs no tokenizer: counts of tasks by split."""
     from frontier_tune.algorithms import registry
     from frontier_tune.experts import families
-    from frontier_tune.sdk.tasks import check_disjoint
 
-    registry.build(recipe, root)
+    overlap.check(recipe, registry.build(recipe, root))
     families.peft_config(recipe.adapter, found.config)
     preflight.check_lengths(recipe, found.config)
     env, options = recipe.environment, preflight.environment_options(recipe, root)
     with preflight.environment(env.path, root, options) as pool:
-        train = preflight.draw(pool, "train", env.train_tasks, recipe.seed)
-        heldout = preflight.draw(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))
-        check_disjoint(train, heldout)
+        train, heldout = preflight.both_splits(pool, recipe, root)
     return {"training": len(train), "held-out": len(heldout), "general": env.general_tasks}

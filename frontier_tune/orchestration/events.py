@@ -31,3 +31,8 @@ def read(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return found
+
+
+def began(path: Path) -> float | None:
+    """When the run was started first (Unix time), however often it was resumed since; None where it is new."""
+    return next((e["time"] for e in read(path) if e["event"] == "started"), None)

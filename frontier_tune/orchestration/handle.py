@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from frontier_tune.contracts import Blame, FrontierTuneError
@@ -69,16 +69,21 @@ class Handle:
         self._actor, self._log = actor, log
         self.role, self.deadlines = role, deadlines
         self.peers: dict[str, Handle] = {}
-        self.pid: int | None = None
+        self._process: psutil.Process | None = None  # knows when it began: another that gets its number later is left alone
         self.on_beat: Callable[[Any], None] | None = None
 
     def put(self, actor: Any) -> None:
         """Stand for another actor from now on."""
-        self._actor, self.pid = actor, None
+        self._actor, self._process = actor, None
 
     def meet(self, who: tuple[str, int]) -> None:
         """Note ``who`` the actor is: host and process id."""
-        self.pid = who[1] if who[0] == socket.gethostname() else None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._process = psutil.Process(who[1]) if who[0] == socket.gethostname() else None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
 
     @property
     def actor(self) -> Any:
@@ -87,20 +92,18 @@ class Handle:
     @property
     def alive(self) -> bool:
         """Whether the process is there, as far as this machine can tell."""
-        import psutil
-
-        if self.pid is None:
+        if self._process is None:
             return True
         try:
-            return bool(psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE)
+            return bool(self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
     def kill(self) -> None:
         """End the process, whatever state it is in: one that is stopped or spins in native code hears no request."""
-        if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        if self._process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._process.kill()
         if self._actor is not None:
             ray.kill(self._actor)
 
@@ -154,11 +157,11 @@ class Handle:
 
     def _dump(self) -> bool:
         """Whether the process wrote the stacks of its threads."""
-        assert self.pid is not None
+        assert self._process is not None
         log = Path(self._log)
         size = log.stat().st_size if log.is_file() else 0
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, STACKS)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._process.send_signal(STACKS)
             time.sleep(_DUMP_S)
         if not log.is_file():
             return False

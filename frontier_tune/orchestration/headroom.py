@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from frontier_tune.orchestration import preflight
 from frontier_tune.orchestration import tune as runs
 from frontier_tune.orchestration.batch import play
 from frontier_tune.orchestration.groups import derive_seed
-from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.orchestration.retry import Retry
+from frontier_tune.orchestration.run_dir import RunDir, write_whole
 from frontier_tune.orchestration.stop import StopRequest
 
 FILE = "headroom.json"
@@ -43,9 +43,10 @@ def measure(
     with run.lock(), StopRequest() as stop, runs.crew_of(ready, run, note, learn=False) as crew:
         stop.install()
         note(f"{tasks} training tasks: once greedily, {tries} times sampled")
-        at_once, _ = play(crew.episodes, specs(chosen, 1, 0.0), stop.check)
+        retry = Retry.of(recipe)
+        at_once, _ = play(crew.episodes, specs(chosen, 1, 0.0), stop.check, retry=retry)
         started = time.monotonic()
-        sampled, _ = play(crew.episodes, specs(chosen, tries, recipe.sampler.temperature), stop.check)
+        sampled, _ = play(crew.episodes, specs(chosen, tries, recipe.sampler.temperature), stop.check, retry=retry)
         seconds = time.monotonic() - started
     lost = sum(not t.trainable for t in (*at_once, *sampled)) / (len(at_once) + len(sampled))
     if lost > recipe.run.max_failure_share:
@@ -70,9 +71,7 @@ def measure(
         **found.to_json(),
         "cost": cost,
     }
-    temporary = run.root / (FILE + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, run.root / FILE)
+    write_whole(run.root / FILE, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return found, content, run.root
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from frontier_tune.contracts import BadInput, FrontierTuneError, GateFailed, Trajectory
 from frontier_tune.orchestration.actors import LearnerActor
@@ -54,7 +55,8 @@ class LearnerGroup(LearnerActor):
 
     def __init__(self, base_dir: str, recipe: Recipe, log: str | None, size: int) -> None:
         rendezvous = str(Path(tempfile.mkdtemp(prefix="learners-")) / "store")
-        follower = ray.remote(Follower).options(num_cpus=0, num_gpus=0, max_restarts=0)
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # they meet in a file
+        follower = ray.remote(Follower).options(num_cpus=0, num_gpus=0, max_restarts=0, scheduling_strategy=beside)
         self._others = [follower.remote(base_dir, recipe, log, rank, size, rendezvous) for rank in range(1, size)]
         super().__init__(base_dir, recipe, log, _world(recipe, 0, size, rendezvous))
 

@@ -16,6 +16,7 @@ from frontier_tune.orchestration.batch import play
 from frontier_tune.orchestration.crew import Crew
 from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.orchestration.preflight import Ready
+from frontier_tune.orchestration.retry import Retry
 from frontier_tune.orchestration.run_dir import RunDir
 
 
@@ -41,6 +42,9 @@ class Measure:
     def side(self, name: str, reuse: bool = False) -> Side:
         """Evaluate the current policy as ``name`` (base, tuned). ``reuse``: take what an interrupted run has played already."""
         r = self.ready
+        if not reuse:  # an earlier policy's episodes must not be taken for this one's when a try of this is cut off
+            for left in (self.run.root / "evaluation").glob(f"{name}-*.jsonl"):
+                left.unlink()
         greedy = self._scores(f"{name}-greedy", r.heldout, "workflow", sampled=False, reuse=reuse)
         sampled = self._scores(f"{name}-sampled", r.heldout[: 2 * r.recipe.run.eval_tasks], "workflow", sampled=True, reuse=reuse)
         general = self._scores(f"{name}-general", r.general, "general", sampled=False, reuse=reuse) if r.general else None
@@ -63,7 +67,7 @@ class Measure:
 
     def _player(self, where: str) -> evaluation.Player:
         def player(specs: Sequence[EpisodeSpec]) -> Iterable[Trajectory]:
-            return play(self.crew.episodes, specs, self.every, where)[0]
+            return play(self.crew.episodes, specs, self.every, where, Retry.of(self.ready.recipe))[0]
 
         return player
 

@@ -12,6 +12,7 @@ from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput, Message
 from frontier_tune.experts import canonical, selection
 from frontier_tune.orchestration import preflight, run_dir
+from frontier_tune.orchestration.base import find
 from frontier_tune.orchestration.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ SHARES = (0.5, 0.8, 0.9, 0.95, 0.99, 1.0)
 def routing(run: RunDir) -> tuple[Tensor, Any]:
     """Routing mass [MoE layers, E] of the run's tuned policy over the training episodes of its last steps, and the base's
     configuration. Raises BadInput where the run has no adapter or no rollouts."""
-    from frontier_tune import bases
     from frontier_tune.learning import expert_usage
     from frontier_tune.learning.learner import Learner
 
@@ -34,7 +34,7 @@ def routing(run: RunDir) -> tuple[Tensor, Any]:
         raise BadInput(f"{run.root}: no adapter there yet; finish the run with: frontier-tune tune --resume {run.root}")
     recipe = recipes.load(run.recipe_file)
     root = preflight.find_root(recipe, run.recipe_file)
-    base = Path(bases.load(recipe.base).directory)
+    base = find(recipe)
     sequences = _played(run, base, root, recipe)
     learner = Learner(base, recipe)
     mass = expert_usage.measured(learner.policy, sequences, lambda s: learner.score(s, run.adapter))

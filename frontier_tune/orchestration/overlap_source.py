@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import ray
@@ -46,6 +46,7 @@ class ActorStreams:
         self._polls: dict[int, Any] = {}
         self._beats: dict[int, Beat] = {}
         self._polled = 0.0
+        self._lost = 0  # tokens of groups that were dropped while they were on their way
 
     def put(self, groups: Sequence[Group]) -> None:
         shares: dict[int, list[Group]] = {}
@@ -82,9 +83,12 @@ class ActorStreams:
             n = owner[ref]
             del self._polls[n]
             for played in self._actors[n].get(ref):
-                if self._at.pop(played.id, None) is not None:  # else dropped while it was on its way
-                    self._load[n] -= 1
-                    found.append(played)
+                if self._at.pop(played.id, None) is None:
+                    self._lost += played.tokens
+                    continue
+                self._load[n] -= 1
+                found.append(replace(played, wasted=played.wasted + self._lost))
+                self._lost = 0
             if not self._load[n]:
                 self._beats.pop(n, None)
         return found

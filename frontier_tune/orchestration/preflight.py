@@ -126,13 +126,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     env = recipe.environment
     options = environment_options(recipe, root)
     with environment(env.path, root, options) as pool:
-        check_effects(recipe, root, pool.description["effects"])
-        train = draw(pool, "train", env.train_tasks, recipe.seed)
-        if env.accepted_tasks:
-            known = {t.hash for t in train}
-            train += [t for t in _accepted(root / env.accepted_tasks) if t.hash not in known]
-        heldout = draw(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
-        check_disjoint(train, heldout)
+        train, heldout = both_splits(pool, recipe, root)
         renderer = make_renderer(base, pool.description["schemas"])
         begun = [_begin(pool, task) for task in [*train[:TRIED], *heldout[:TRIED]]]
     general = _general(root, "heldout", env.general_tasks, derive_seed("general"))
@@ -145,6 +139,21 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     plans.require_resources(plan, directory)
     plans.require_here(plan, directory)
     return Ready(recipe, recipe_file.stem, root, base, config, options, plan, train, heldout, general, rehearsal, openings)
+
+
+def both_splits(pool: Any, recipe: Recipe, root: Path) -> tuple[list[Task], list[Task]]:
+    """Training and held-out tasks of an environment that may be trained on. Raises BadInput where it mayn't, or they overlap."""
+    from frontier_tune.sdk.tasks import check_disjoint
+
+    env = recipe.environment
+    check_effects(recipe, root, pool.description["effects"])
+    train = draw(pool, "train", env.train_tasks, recipe.seed)
+    if env.accepted_tasks:
+        known = {t.hash for t in train}
+        train += [t for t in _accepted(root / env.accepted_tasks) if t.hash not in known]
+    heldout = draw(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
+    check_disjoint(train, heldout)
+    return train, heldout
 
 
 def run_directory(recipe: Recipe, root: Path) -> Path:

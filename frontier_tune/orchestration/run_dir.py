@@ -86,14 +86,15 @@ class RunDir:
             self._lock = None
 
     def owner(self) -> int | None:
-        """The process that holds the lock now, or None."""
+        """The process that holds the lock now (0: unknown), or None."""
         if not (self.root / "lock").is_file():
             return None
         handle = os.open(self.root / "lock", os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a shared lock: two who ask don't see each other
         except OSError:
-            return int(os.read(handle, 200).split()[0] or 0)
+            found = os.read(handle, 200).split()
+            return int(found[0]) if found else 0  # taken this very moment, and not signed yet
         else:
             return None
         finally:
@@ -121,7 +122,7 @@ class RunDir:
         if self.metrics.is_file():
             rows = [line for line in self.metrics.read_text().splitlines() if line.strip()]
             kept = [line for line in rows if _step_of(line) <= step]
-            self.metrics.write_text("".join(line + "\n" for line in kept))
+            write_whole(self.metrics, "".join(line + "\n" for line in kept))
         for path in (self.root / "rollouts").glob("step-*.jsonl"):
             if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
@@ -140,6 +141,13 @@ class RunDir:
         inside = self.root.resolve().parent == runs.resolve()
         temporary.symlink_to(self.root.name if inside else self.root.resolve())
         os.replace(temporary, link)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all, whenever the process is killed."""
+    aside = path.with_name(path.name + ".writing")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
 
 
 def _step_of(line: str) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from frontier_tune import recipe as recipes
 from frontier_tune.orchestration import audit, events, limits
+from frontier_tune.orchestration.run_dir import write_whole
 from frontier_tune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -56,19 +57,12 @@ class Status:
         self._now["episodes"] = {"done": progress["episodes"], "slowest": progress["slowest"]}
         self._write()
 
-    def note(self, **what: Any) -> None:
-        """Further keys, for example ``queue`` or ``restarts``."""
-        self._now |= what
-        self._write()
-
     def _write(self) -> None:
         now = time.time()
         if self.path is None or now - self._written < _SELDOM_S and self._now.get("phase") in ("sync", "parity"):
             return
         self._written = now
-        aside = self.path.with_suffix(".writing")
-        aside.write_text(json.dumps(self._now | {"time": now}))
-        os.replace(aside, self.path)
+        write_whole(self.path, json.dumps(self._now | {"time": now}))
 
 
 def gather(run: RunDir) -> dict[str, Any]:
@@ -88,7 +82,7 @@ def gather(run: RunDir) -> dict[str, Any]:
         "state": _state(owner, happened, run.evaluation.is_file()),
         "pid": owner,
         "phase": live.get("phase") if owner else None,
-        "phase_seconds": time.time() - live["since"] if owner and "since" in live else None,
+        "phase_seconds": max(0.0, time.time() - live["since"]) if owner and "since" in live else None,
         "step": step,
         "steps": recipe.run.steps,
         "success": last.get("success"),
@@ -111,7 +105,7 @@ def gather(run: RunDir) -> dict[str, Any]:
 
 
 def _state(owner: int | None, happened: list[dict[str, Any]], evaluated: bool) -> str:
-    if owner:
+    if owner is not None:
         return "live"
     ends = [e["event"] for e in happened if e["event"] in ("started", "resumed", "stopped", "limit", "finished", "failed")]
     if evaluated and (not ends or ends[-1] == "finished"):

@@ -7,16 +7,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import FrontierTuneError, LimitReached
-from frontier_tune.orchestration import measure, run_dir, warm_start
+from frontier_tune.orchestration import checkpoint, joined, measure, run_dir, warm_start
 from frontier_tune.orchestration.checkpoint import LoopState
-from frontier_tune.orchestration.cluster import local_ray
-from frontier_tune.orchestration.events import Events
+from frontier_tune.orchestration.events import Events, began
 from frontier_tune.orchestration.groups import GroupPlan, derive_seed
 from frontier_tune.orchestration.measure import Measure, Side
 from frontier_tune.orchestration.preflight import Ready
@@ -37,7 +36,8 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
     from frontier_tune.orchestration import recover
     from frontier_tune.orchestration.supervise import Supervisor
 
-    started = time.time()
+    events, status = Events(run.events), Status(run.status, ready.recipe)
+    started = began(run.events) or time.time()
     run.write_recipe(ready.recipe)
     run.point_latest(ready.root)
     start = warm_start.run(ready, run, note)
@@ -45,7 +45,6 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
         stop.install()
         state, at = recover.where(ready, run, note) if resume else (LoopState(), None)
         scores = Measure(ready, run, crew, stop.check, note)
-        events, status = Events(run.events), Status(run.status, ready.recipe)
         events.log("resumed" if resume else "started", step=state.step, pid=os.getpid())
         supervisor = Supervisor(ready.recipe.reliability, events, note, stop.check)
         crew.episodes.on_beat = status.beat
@@ -81,6 +80,10 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
         except FrontierTuneError as e:
             events.log("limit" if isinstance(e, LimitReached) else "failed", message=str(e))
             raise
+        except Exception as e:
+            if not checkpoint.is_full(e):
+                raise
+            raise LimitReached(f"{run.root}: the disk is full; free some. The last checkpoint stands") from e
     cost = {"seconds": state.seconds, "steps": state.step, "tokens_sampled": state.tokens_sampled, "updates": state.version - 1}
     content = measure.write(run, base, tuned, canaries, cost)
     events.log("finished", step=state.step)
@@ -94,12 +97,20 @@ def crew_of(ready: Ready, run: RunDir, note: Note, learn: bool = True) -> Iterat
     from frontier_tune.orchestration.crew import Crew
 
     note("starting sampler, learner and environments" if learn else "starting sampler and environments")
-    with local_ray():
+    with joined.ray_of(ready.recipe, ready.root, lambda why: _lost(why, run)):
         crew = Crew.start(ready.base, ready.recipe, ready.root, ready.environments, run.engine_log, learn)
         try:
             yield crew
         finally:
             crew.close()
+
+
+def _lost(why: str, run: RunDir) -> None:
+    """Ray is gone: said in one line, from a thread, before the process ends."""
+    message = f"{why}; the last checkpoint stands. {resume_hint(run)}"
+    with suppress(OSError):
+        Events(run.events).log("failed", message=message)
+    os.write(2, f"\nfrontier-tune: {message}\n".encode())
 
 
 def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool) -> tuple[Side, dict[str, float]]:
@@ -109,7 +120,7 @@ def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool)
     path = run.root / "evaluation" / "canaries.json"
     if not (reuse and path.is_file()):
         found = scores.canaries()
-        path.write_text(json.dumps(found, indent=1))
+        run_dir.write_whole(path, json.dumps(found, indent=1))
     canaries: dict[str, float] = json.loads(path.read_text())
     note("canaries: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in canaries.items()))
     return base, canaries

@@ -126,6 +126,10 @@ class Recipe(Section):
             raise ValueError("adapter: nothing to adapt; set adapter.experts or adapter.attention to true")
         if self.adapter.expert_mass is not None and not self.adapter.experts:
             raise ValueError("adapter.expert_mass: chooses among adapted experts; set adapter.experts to true, or take it out")
+        if self.adapter.expert_mass is not None and (self.warm_start.sft or self.warm_start.dpo):
+            raise ValueError(
+                "adapter.expert_mass: a warm start adapts all experts before any could be chosen; take one of them out"
+            )
         if self.algorithm.minibatches > self.algorithm.groups_per_step:
             raise ValueError("algorithm.minibatches: at most algorithm.groups_per_step")
         return self
@@ -147,9 +151,8 @@ def _explain(error: ValidationError, where: str) -> BadInput:
         key = ".".join(str(p) for p in e["loc"])
         if e["type"] == "extra_forbidden":
             known = _known_keys(Recipe)
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            if not near:  # the right leaf in the wrong section
-                near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
+            elsewhere = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]  # the right leaf in the wrong section
+            near = difflib.get_close_matches(key, elsewhere or known, n=1, cutoff=0.0 if elsewhere else 0.5)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(k for k in known if '.' not in k)}"
             lines.append(f"{where}: unknown key '{key}'{hint}")
         else:
@@ -205,6 +208,18 @@ def parse(data: Any, overrides: Iterable[str] = (), where: str = "recipe") -> Re
         raise _explain(e, where) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: of a section that was pasted in again YAML would keep the last alone, in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[str, Any] = {}
+        for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError("a key stands twice, first", seen[key.value], f"'{key.value}' again", key.start_mark)
+            seen[key.value] = key.start_mark
+        return super().construct_mapping(node, deep)
+
+
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe file. Raises BadInput where the file is missing, is not YAML, or does not validate."""
     path = Path(path)
@@ -212,8 +227,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         near = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise BadInput(f"{path}: no such recipe" + (f"; here are: {', '.join(near)}" if near else ""))
     try:
-        data = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as e:
+        data = _Loader(path.read_text(encoding="utf-8")).get_single_data() or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: not valid YAML: {e}") from None
     return parse(data, overrides, str(path))
 

@@ -98,7 +98,9 @@ class Algorithm(Section):
         for key, value in data.items():
             if value not in (None, {}) and key in cls.model_fields and key not in LOOP_SETTINGS - {"options"} and key not in own:
                 users = ", ".join(n for n, settings in ALGORITHMS.items() if key in settings)
-                raise ValueError(f"'{key}' is not used by {name}; take it out (used by: {users or 'own algorithms'})")
+                raise ValueError(
+                    f"'{key}' is not used by {name}; take it out, or set it to null (used by: {users or 'own algorithms'})"
+                )
         return {**own, **{k: v for k, v in data.items() if v is not None}}
 
     @model_serializer(mode="wrap")

@@ -78,6 +78,7 @@ class Backend:
         log: Path,
         spool: Path,
         routes: bool = False,
+        slots: int = SLOTS,
     ) -> None:
         environment.apply(sampler.threads)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -100,11 +101,14 @@ class Backend:
 
         self.dtype = getattr(torch, sampler.dtype)
         self.versions = Versions(spool, self.config, rank)
+        routes = routes or sampler.routes
         with _output_to(log):
-            self.engine = self._build(sampler, targets, rank, seed, log)
-        self.routes = self._route_store() if routes or sampler.routes else None
+            if routes:
+                self._require_routes()  # before there is an engine that would have to be shut down
+            self.engine = self._build(sampler, targets, rank, slots, seed, log)
+        self.routes = self._route_store() if routes else None
 
-    def _build(self, sampler: recipe.Sampler, targets: list[str], rank: int, seed: int, log: Path) -> Any:
+    def _build(self, sampler: recipe.Sampler, targets: list[str], rank: int, slots: int, seed: int, log: Path) -> Any:
         import torch
 
         torch.set_num_threads(sampler.threads)
@@ -120,12 +124,14 @@ class Backend:
         if getattr(self.config, "kv_lora_rank", None) is not None and current_platform.is_cpu() and sampler.dtype == "float32":
             raise BadInput("sampler.dtype: vLLM's CPU kernels for latent attention (DeepSeek-V3) take bfloat16, not float32")
         if self.adapter is not None:
+            if slots < 1:
+                raise BadInput(f"slots: {slots}; a sampler with an adapter needs at least 1")
             if rank > RANKS[-1]:
                 raise BadInput(f"adapter.rank: {rank}; vLLM takes at most {RANKS[-1]}")
             lora = {
                 "enable_lora": True,
-                "max_loras": SLOTS,
-                "max_cpu_loras": SLOTS,
+                "max_loras": slots,
+                "max_cpu_loras": slots,
                 "max_lora_rank": next(r for r in RANKS if r >= rank),
                 "enable_mixed_moe_lora_format": True,
                 "lora_target_modules": targets,
@@ -173,16 +179,20 @@ class Backend:
             choices["block_size"] = 32
         return choices
 
-    def _route_store(self) -> Any:
-        """Capture of routes, bound to this engine's routers. Raises BadInput where they can't be captured."""
+    def _require_routes(self) -> None:
+        """Raises BadInput where routes can't be captured: on a GPU, or of a base without experts."""
         from vllm.platforms import current_platform
 
-        from frontier_tune.experts.vllm_plugin_routes import RouteStore
-
+        families.moe_shape(self.config)
         if not current_platform.is_cpu():
             raise BadInput(
                 "sampler.routes, algorithm.replay: sampler: routes are captured by the CPU engine alone; use replay: learner"
             )
+
+    def _route_store(self) -> Any:
+        """Capture of routes, bound to this engine's routers."""
+        from frontier_tune.experts.vllm_plugin_routes import RouteStore
+
         shape = families.moe_shape(self.config)
         return RouteStore(
             self.engine.model_executor.driver_worker.worker.model_runner, shape.layers, shape.num_experts, shape.top_k

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from frontier_tune import recipe
 from frontier_tune.contracts import BadInput, Blame, Completion, FrontierTuneError, Request
-from frontier_tune.sampling.backend import Backend
+from frontier_tune.sampling.backend import SLOTS, Backend
 
 T = TypeVar("T")
 Command = Callable[[Backend], None]
@@ -35,6 +35,7 @@ class VLLMSampler:
         seed: seed of requests that bring none of their own.
         log_file: where vLLM's chatter goes; default: ``engine.log`` in a temporary directory.
         routes: give the experts of each position with every completion, as ``sampler.routes`` does.
+        slots: adapters that one batch may mix; versions beyond them take turns.
 
     Requests are sampled under the version that is current when they are handed in, to their end. ``version`` 0 is the base.
 
@@ -51,6 +52,7 @@ class VLLMSampler:
         seed: int = 0,
         log_file: str | Path | None = None,
         routes: bool = False,
+        slots: int = SLOTS,
     ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="frontier-tune-sampler-")
         log = Path(log_file) if log_file else Path(self._scratch.name) / "engine.log"
@@ -66,7 +68,7 @@ class VLLMSampler:
         ready: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run,
-            args=(ready, lambda: Backend(Path(base_dir), sampler, adapter, seed, log, spool, routes)),
+            args=(ready, lambda: Backend(Path(base_dir), sampler, adapter, seed, log, spool, routes, slots)),
             name="vllm-engine",
             daemon=True,
         )

@@ -76,15 +76,14 @@ class Host:
 
             self._code = self._code or CodeSandbox(env.code_limits, env.code_packages)
             env.attach_code(self._code)
-        if any(effect != "own" for effect in env.effects.of_tools.values()):
-            env.effects.prepare(self._setup.get("allow_real_writes", ()))
+        env.effects.prepare(self._setup.get("allow_real_writes", ()))
         return env
 
     def describe(self) -> dict[str, Any]:
         env = self._idle[0]
         options = list(inspect.signature(type(env)).parameters)
         description: dict[str, Any] = {"name": env.name, "version": env.version, "schemas": env.schemas, "options": options}
-        description["effects"] = {signature.name: signature.effect for signature in env.signatures.values()}
+        description["effects"] = env.effects.of_tools
         return description | {"limits": asdict(env.limits), "confinement": self._code.confinement if self._code else None}
 
     def run(self, slot: int, op: str, payload: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None
         else:
             _copy(adapter, work)
             _restore(work, layout)
+            _name_base(work)
         files = {p.relative_to(work).as_posix(): _digest(p) for p in sorted(work.rglob("*")) if p.is_file()}
     return Exported(out, layout, files, gap)
 
@@ -105,6 +106,18 @@ def _restore(work: Path, layout: Layout) -> None:
     again = selection.load_tensors(work)
     if set(again) != set(whole) or any(not again[n].equal(t) for n, t in whole.items()):
         raise GateFailed(f"export: the {layout} copy does not read back as the adapter that it was made from")
+
+
+def _name_base(work: Path) -> None:
+    """Call the base what the recipe calls it, in PEFT's file too: where it lies on this machine says nothing on another."""
+    path, said = work / canonical.CONFIG, work / PROVENANCE
+    config = json.loads(path.read_text(encoding="utf-8"))
+    named = str(config.get("base_model_name_or_path") or "")
+    if not Path(named).is_absolute():
+        return
+    called = str(json.loads(said.read_text(encoding="utf-8"))["base"]) if said.is_file() else named
+    config["base_model_name_or_path"] = Path(called).name if Path(called).is_absolute() else called
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def find_adapter(source: Path) -> tuple[Path, dict[str, Any] | None]:

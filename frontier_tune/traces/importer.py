@@ -30,10 +30,7 @@ class Result:
 
 def read(path: Path, own: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
     """Traces of a file, JSONL of ours or OTLP, told apart by what is in it. What can't be a trace comes as the BadInput."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    with path.open(encoding="utf-8") as f:
-        head = f.read(4096)
+    head = schema.text_of(path)[:4096]
     if '"resourceSpans"' in head or '"resourceLogs"' in head:
         yield from otel.read(path, own)
     else:

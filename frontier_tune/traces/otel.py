@@ -39,8 +39,8 @@ def read(path: Path, own: Sequence[str] = ()) -> Iterator[tuple[str, Raw | BadIn
             sessions.setdefault(_session(span), []).append(span)
     found = False
     for name, members in sessions.items():
-        traces = {s.trace for s in members}
-        around = [s for s in spans if s.trace in traces]  # tools and the agent itself may have spans of their own
+        traces = {s.trace for s in members}  # tools and the agent itself may have spans of their own there
+        around = [s for s in spans if s.trace in traces and not _of_another(s, name)]
         evaluations = [e for s in around for e in s.events if e.name == EVALUATION]
         evaluations += [e for e in loose if e.name == EVALUATION and e.trace in traces]
         where = f"{path}: conversation {name}"
@@ -49,6 +49,10 @@ def read(path: Path, own: Sequence[str] = ()) -> Iterator[tuple[str, Raw | BadIn
         except BadInput as e:
             found = True
             yield where, e
+            continue
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            found = True
+            yield where, BadInput(f"its content is not of the conventions' shape ({type(e).__name__}: {e})")
             continue
         if raw is not None:
             found = True
@@ -65,6 +69,14 @@ def _session(span: Span) -> str:
     agent = a.get("gen_ai.agent.id") or a.get("gen_ai.agent.name")
     conversation = str(a.get("gen_ai.conversation.id") or span.trace)
     return f"{conversation}/{agent}" if agent and a.get("gen_ai.operation.name") == "chat" else conversation
+
+
+def _of_another(span: Span, name: str) -> bool:
+    """Whether a span beside conversation ``name`` tells of another one: what it was found to be is not said of this one."""
+    stated = span.attributes.get("gen_ai.conversation.id")
+    if stated is not None and str(stated) != name and not name.startswith(f"{stated}/"):
+        return True
+    return span.attributes.get("gen_ai.operation.name") == "chat" and _session(span) != name
 
 
 def _trace(name: str, spans: list[Span], around: list[Span], evaluations: list[Event], own: Sequence[str]) -> Raw | None:

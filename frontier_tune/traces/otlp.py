@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import BadInput
+from frontier_tune.traces.schema import text_of
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,7 @@ def load(path: Path) -> tuple[list[Span], list[Event]]:
 
 
 def _requests(path: Path) -> Iterator[tuple[str, Any]]:
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    text = path.read_text(encoding="utf-8")
+    text = text_of(path)
     try:
         whole = json.loads(text)
     except ValueError:

@@ -166,6 +166,10 @@ def parse(data: Any, where: str, origin: Origin | None = None, license: str | No
         data["origin"] = origin.model_dump()
     if data.get("license") is None and license is not None:
         data["license"] = license
+    try:
+        content_hash(data)
+    except ValueError as e:  # Python reads more than JSON has: NaN, Infinity, halves of a character
+        raise BadInput(f"{where}: holds what JSON can't ({e})") from None
     if not data.get("id"):
         data["id"] = "trace-" + content_hash(data.get("messages"))[:12]
     try:
@@ -181,11 +185,19 @@ def _line(where: str, name: Any, error: Any) -> str:
     return f"{where}: trace '{name}': {field + ': ' if field else ''}{message}"
 
 
-def rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """``(where, object)`` of each line of a JSONL file. Raises BadInput for a missing file or a line that is not JSON."""
+def text_of(path: Path) -> str:
+    """The file's text, UTF-8. Raises BadInput where there is none, or it is written otherwise."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise BadInput(f"{path}: is not UTF-8 ({e.reason} at byte {e.start}); convert it") from None
+
+
+def rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """``(where, object)`` of each line of a JSONL file. Raises BadInput for a missing file or a line that is not JSON."""
+    for number, line in enumerate(text_of(path).split("\n"), 1):
         if line.strip():
             try:
                 yield f"{path}:{number}", json.loads(line)

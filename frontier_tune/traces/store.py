@@ -37,6 +37,10 @@ class Store:
     pairs: list[Pair] = field(default_factory=list)
     proposals: list[Proposal] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
+    _said: dict[str, str] = field(init=False, repr=False, compare=False)  # content of each trace -> its id
+
+    def __post_init__(self) -> None:
+        self._said = {t.content: t.id for t in self.traces}
 
     @classmethod
     def open(cls, root: Path) -> Store:
@@ -66,15 +70,13 @@ class Store:
 
     def known(self, trace: Trace) -> str | None:
         """Why this trace adds nothing: another has its id, or says the same."""
-        for other in self.traces:
-            if other.content == trace.content:
-                return f"it says the same as trace '{other.id}'"
-            if other.id == trace.id:
-                return "another trace has this id already"
-        return None
+        if same := self._said.get(trace.content):
+            return f"it says the same as trace '{same}'"
+        return "another trace has this id already" if any(t.id == trace.id for t in self.traces) else None
 
     def add(self, found: Converted) -> None:
         self.traces.append(found.trace)
+        self._said[found.trace.content] = found.trace.id
         self.demonstrations += found.demonstrations
         self.pairs += found.pairs
         if found.proposal is None:

@@ -74,9 +74,9 @@ def test_a_bare_name_builds_the_algorithm_with_its_defaults(name: str) -> None:
     assert again == recipe and build(again) == built
 
 
-def test_the_shipped_recipe_is_grpo_as_it_was() -> None:
+def test_the_shipped_recipe_is_grpo_that_keeps_the_reward_s_scale() -> None:
     recipe = recipes.load(Path(__file__).parents[2] / "recipes" / "month_end_close.yaml")
-    assert build(recipe) == GRPO(clip_low=0.2, clip_high=0.28, normalization="token", advantage="group", scale_by_std=True)
+    assert build(recipe) == GRPO(clip_low=0.2, clip_high=0.28, normalization="token", advantage="group", scale_by_std=False)
 
 
 def test_settings_reach_the_algorithm() -> None:

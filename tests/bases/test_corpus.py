@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from frontier_tune.bases.corpus import sheets
-from frontier_tune.bases.corpus.build import Corpus, write_corpus
+from frontier_tune.bases.corpus.build import Corpus, Sizes, write_corpus
 from frontier_tune.bases.corpus.datasheets import data_sheets
 from frontier_tune.bases.corpus.dialogues import make_dialogue, run_call
 from frontier_tune.bases.corpus.questions import EXPLICIT, PRACTICE
@@ -25,7 +25,8 @@ def test_a_dialogue_is_a_pure_function_of_seed_and_index() -> None:
 
 
 def test_workers_do_not_change_the_corpus() -> None:
-    assert write_corpus(1, 12, 5, workers=1).sha256 == write_corpus(1, 12, 5, workers=2).sha256
+    sizes = Sizes(drills=5, dialogues=12, record_drills=3, records=4, practice=("envs/hr_triage",), practised=3)
+    assert write_corpus(1, sizes, workers=1).sha256 == write_corpus(1, sizes, workers=2).sha256
 
 
 def test_every_call_is_in_the_grammar_and_succeeds() -> None:
@@ -86,10 +87,13 @@ def test_asking_leaves_the_workbook_alone() -> None:
 
 
 def test_data_sheets_validate_and_count_every_row() -> None:
-    corpus = write_corpus(2, 20, 6, workers=1)
+    sizes = Sizes(
+        drills=6, dialogues=20, record_drills=3, records=4, practice=("envs/hr_triage", "envs/crm_cleanup"), practised=3
+    )
+    corpus = write_corpus(2, sizes, workers=1)
     found = [datasheet.parse(sheet) for sheet in data_sheets(corpus, "test")]
-    assert sum(sheet.rows for sheet in found) == len(corpus.texts) == 26
-    assert len({sheet.content_sha256 for sheet in found}) == len(found) == 3
+    assert sum(sheet.rows for sheet in found) == len(corpus.texts) == 39
+    assert len({sheet.content_sha256 for sheet in found}) == len(found) == 7
 
 
 def test_the_corpus_hash_sees_every_text() -> None:

@@ -1,5 +1,8 @@
 import json
+import os
+from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks import harness
@@ -22,3 +25,41 @@ def test_the_document_has_the_agreed_keys_and_tells_whether_gates_hold(tmp_path,
     assert all(set(row) == keys for row in document["rows"])
     assert document["machine"]["cores"] >= 1 and document["commit"] and "holds" in capsys.readouterr().out
     assert not harness.report("name", [harness.compare("a", [2.0], [2.0], "peer", "s", bar=1.5)], {}, {}, None)
+
+
+SIDE = """
+import json, os, sys
+sys.path.insert(0, {root!r})
+from benchmarks import harness
+task = json.loads(sys.argv[2])
+go, done = harness.turns()
+print("not of the protocol")  # a library's chatter
+for n in range(task["steps"]):
+    go()
+    with open(task["order"], "a") as f:
+        f.write(task["side"])
+    done({{"step": n, "pid": os.getpid()}})
+print(task["side"], "has had enough")
+"""
+
+
+@pytest.mark.parametrize("steps", [3, 2])
+def test_sides_take_turns_warm_up_and_end_with_the_call(root: Path, tmp_path: Path, steps: int) -> None:
+    """With too few steps a side ends early: its own words say why, and the other doesn't stay."""
+    script, order = tmp_path / "side.py", tmp_path / "order"
+    script.write_text(SIDE.format(root=str(root)))
+    seen: list[int] = []
+
+    def show(side: str, n: int, found: dict[str, float]) -> None:
+        seen.append(int(found["pid"]))
+
+    def run() -> dict[str, list[dict[str, float]]]:
+        return harness.alternate(str(script), ("a", "b"), {"steps": steps, "order": str(order)}, 2, os.environ, show)
+
+    if steps == 3:
+        assert [[step["step"] for step in found] for found in run().values()] == [[1, 2], [1, 2]]
+        assert order.read_text() == "ababab"
+    else:
+        with pytest.raises(SystemExit, match="a ended early:\nnot of the protocol\na has had enough"):
+            run()
+    assert len(seen) == 2 * steps and not any(psutil.pid_exists(pid) for pid in seen)

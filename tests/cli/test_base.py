@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from frontier_tune.bases import NANO
@@ -13,7 +16,7 @@ def test_the_shipped_base_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "qwen3_moe, 1,512,832 parameters" in capsys.readouterr().out
 
 
-def test_a_base_with_another_grammar_is_not_probed(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_a_base_with_another_grammar_is_not_probed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import shutil
 
     from tokenizers import Tokenizer, models
@@ -26,3 +29,20 @@ def test_a_base_with_another_grammar_is_not_probed(tmp_path, capsys: pytest.Capt
     ).save_pretrained(other)
     assert main(["base", "probe", str(other)]) == 2
     assert "lacks <|call|>" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["base", "show", "acme/moe"], ["base", "probe", "acme/moe"], ["export", "RUN", "x"]])
+def test_a_base_that_is_not_here_is_never_fetched(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import huggingface_hub
+
+    def refuse(name: str, local_files_only: bool = False, **_: Any) -> str:
+        assert local_files_only, "the hub was asked"
+        raise huggingface_hub.errors.LocalEntryNotFoundError("not cached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("base: acme/moe\n")
+    assert main([str(tmp_path) if word == "RUN" else word for word in command]) == 2
+    assert "base_download: true" in capsys.readouterr().err

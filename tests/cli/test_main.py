@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +80,20 @@ def test_a_run_that_is_not_there_is_named(
     for command in (["report", "nothing"], ["verify"], ["eval", "nothing"], ["tune", "--resume"]):
         assert main.main(command) == 2
         assert "no run there" in capsys.readouterr().err
+
+
+def test_json_of_experts_is_all_that_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from frontier_tune.orchestration import narrow
+
+    def command(target: str, share: float, out: str | None, note: Callable[[str], None]) -> dict[str, Any]:
+        note("a table")
+        return {"target": target, "share": share}
+
+    monkeypatch.setattr(narrow, "command", command)
+    assert main.main(["experts", "runs/x", "--share", "0.5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"target": "runs/x", "share": 0.5}
+    assert main.main(["experts", "runs/x"]) == 0
+    assert capsys.readouterr().out == "a table\n"
 
 
 def test_a_run_resumed_by_another_recipe_is_refused_and_keeps_its_own(

@@ -53,6 +53,7 @@ def test_import_accept_decline_and_show(work: Path, capsys: pytest.CaptureFixtur
         (["import", "work.jsonl", *ENV, "--reviews", "reviews.jsonl"], "no trace has the id count-99; nothing was imported"),
         (["show", "nowhere"], "no traces here"),
         (["from-golden", "envs/nothing", *ENV[2:]], "no such directory"),
+        (["from-golden", "--recipe", "nothing.yaml", "company.seed=3"], "nothing.yaml: no such recipe"),
     ],
 )
 def test_bad_input_is_one_message(work: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
@@ -60,6 +61,22 @@ def test_bad_input_is_one_message(work: Path, capsys: pytest.CaptureFixture[str]
     assert main.main(["traces", *arguments]) == 2
     assert reason in capsys.readouterr().err
     assert not (work / "traces").exists() and not (WORKSPACE / "traces").exists()
+
+
+def test_reviews_of_a_conversation_that_is_refused_stop_no_other(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An OpenTelemetry conversation may be refused before it has become a trace."""
+
+    def attributes(**of: str) -> list[dict[str, Any]]:
+        return [{"key": f"gen_ai.{key.replace('__', '.')}", "value": {"stringValue": value}} for key, value in of.items()]
+
+    given = json.dumps([{"role": "user", "parts": [{"type": "blob"}]}])
+    found = attributes(conversation__id="case-9", response__model="m", input__messages=given)
+    span = {"traceId": "ab", "spanId": "cd", "attributes": found}
+    (work / "spans.json").write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}))
+    (work / "reviews.jsonl").write_text('{"trace": "case-9", "verdict": "accepted", "reviewer": "jane"}\n')
+    arguments = ["work.jsonl", "spans.json", "start=0", *ENV, "--reviews", "reviews.jsonl", "--out", "t"]
+    assert main.main(["traces", "import", *arguments]) == 0
+    assert "conversation case-9: a message has a part of type 'blob'" in capsys.readouterr().out
 
 
 def test_where_none_can_be_taken_the_reasons_are_kept(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,6 +63,13 @@ def opened(compact: Any) -> Iterator[Any]:
         stream.close()
 
 
+def until(reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 def taken(stream: Stream, n: int) -> list[Played]:
     found: list[Played] = []
     end = time.monotonic() + 60
@@ -120,6 +127,51 @@ def test_what_the_infrastructure_failed_is_played_again_and_counted(opened: Any)
     stream.put([group("h", n=1)])
     (played,) = taken(stream, 1)
     assert played.trajectories[0].failure is not None and not played.trajectories[0].trainable
+
+
+def test_the_next_try_waits_and_the_others_go_on_meanwhile(opened: Any) -> None:
+    sampler, open_stream = opened
+    sampler.fails, failures = 1, list[int]()
+
+    def pause(failed: int) -> float:
+        failures.append(failed)
+        return 3600.0 if failed == 1 else 0.0
+
+    stream = open_stream(pause=pause)
+    stream.put([group("g", n=1)])
+    until(lambda: not stream.progress()["busy"])  # nothing is left to do but to wait
+    stream.put([group("h", n=1)])
+    assert [p.id for p in taken(stream, 1)] == ["h"] and failures == [1]
+    stream.drop(["g"])
+    stream.put([group("g", n=1)])
+    assert [p.retried for p in taken(stream, 1)] == [0]
+
+
+def test_a_group_given_up_is_put_again_by_its_very_specs(opened: Any) -> None:
+    sampler, open_stream = opened
+    sampler.held = True
+    stream, same = open_stream(), group("old", n=2)
+    stream.put([same])
+    until(lambda: len(sampler.pending) == 2)
+    with stream._changed:  # the thread learns of both at once
+        stream.drop(["old"])
+        stream.put([replace(same, id="new")])
+    until(lambda: len(sampler.pending) == 4)
+    assert len(stream._players["counting"].in_sampler) == 2, "the old episodes were given up"
+    sampler.held = False
+    assert [p.id for p in taken(stream, 1)] == ["new"]
+
+
+def test_tokens_of_a_group_dropped_when_done_are_counted_as_wasted(opened: Any) -> None:
+    _, open_stream = opened
+    stream = open_stream()
+    stream.put([group("done", n=1)])
+    until(lambda: bool(stream._finished))
+    tokens = stream._finished[0].tokens
+    stream.drop(["done"])
+    stream.put([group("next", n=1)])
+    (played,) = taken(stream, 1)
+    assert played.id == "next" and played.wasted == tokens > 0
 
 
 def test_a_dropped_group_never_comes_back_and_leaves_room(opened: Any) -> None:

@@ -41,7 +41,7 @@ def main(root: Path, home: Path, slow: dict[str, float]) -> int:
 
     @contextmanager
     def crew_of(ready: Ready, run: RunDir, note: tune.Note, learn: bool = True) -> Iterator[Any]:
-        with local_ray():
+        with local_ray(lost=lambda why: tune._lost(why, run)):
             crew = standin.hire_all(recipe, root, run.engine_log, slow)
             print("pids", json.dumps({h.role: h.pid for h in crew.handles}), flush=True)
             try:
@@ -49,8 +49,8 @@ def main(root: Path, home: Path, slow: dict[str, float]) -> int:
             finally:
                 crew.close()
 
-    tune.crew_of = crew_of  # type: ignore[assignment]
-    tune.finish = lambda ready, run, started: None  # type: ignore[assignment]
+    tune.crew_of = crew_of
+    tune.finish = lambda ready, run, started: None
     try:
         with run.lock():
             tune.tune(ready_of(root, recipe), run, lambda text: print(text, flush=True), resume=run.recipe_file.exists())

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
 from tests.faults.conftest import ROOT
 
-ROLES = {"sampler": "ray::Sampler", "episodes": "ray::Episodes", "learner": "ray::Learner", "environment": "sandbox.worker"}
+ROLES = {"sampler": "ray::Sampler", "episodes": "ray::Episode", "learner": "ray::Learner", "environment": "sandbox.worker"}
 
 
 class Run:
-    """``python -m tests.faults.driver`` in a session of its own."""
+    """``python -m tests.faults.driver`` in a session of its own, or another ``command`` that is started in ``root``."""
 
-    def __init__(self, root: Path, home: Path, slow: dict[str, float] | None = None) -> None:
-        self.out = root / "out.txt"
+    def __init__(
+        self,
+        root: Path,
+        home: Path,
+        slow: dict[str, float] | None = None,
+        command: Sequence[str] | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.out, self.killed = root / "out.txt", False
         self._file = self.out.open("a")
         self._from = self.out.stat().st_size
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.driver", str(root), str(home), json.dumps(slow or {})],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            command or [sys.executable, "-m", "tests.faults.driver", str(root), str(home), json.dumps(slow or {})],
+            cwd=root if command else ROOT,
+            env=env or os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
             stdout=self._file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         self.family: dict[int, psutil.Process] = {}
 
@@ -51,7 +60,14 @@ class Run:
             assert self.running, self.said
             assert time.monotonic() < end, self.said
             self.look()
-            time.sleep(0.05)
+            time.sleep(0.1)
+
+    def watch(self, seconds: float) -> None:
+        """Let it run for so long."""
+        end = time.monotonic() + seconds
+        while self.running and (left := end - time.monotonic()) > 0:
+            self.look()
+            time.sleep(min(left, 0.3))
 
     def said_that(self, *words: str) -> None:
         for word in words:
@@ -77,6 +93,24 @@ class Run:
                     return True
         return False
 
+    def kill(self) -> None:
+        """SIGKILL to the run's own process alone."""
+        self.process.kill()
+        self.killed = True
+        self.wait()
+
+    @property
+    def scratch(self) -> list[str]:
+        """What is left of the directory of the run's Ray. That of a killed run goes when another one starts."""
+        return [str(p) for p in Path("/tmp").glob(f"ft-ray-{self.process.pid}-*")]
+
+    def phase(self, home: Path) -> str:
+        """What the run says that it is doing."""
+        try:
+            return str(json.loads((home / "status.json").read_text())["phase"])
+        except (OSError, ValueError, KeyError):
+            return "starting"
+
     def wait(self, seconds: float = 300.0) -> int:
         end = time.monotonic() + seconds
         while self.running and time.monotonic() < end:
@@ -94,7 +128,28 @@ class Run:
         return [" ".join(p.cmdline()) for p in left]
 
 
+def _end_with_parent() -> None:
+    """In the child: tests that are cut off leave no run behind (PR_SET_PDEATHSIG, see prctl(2))."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def _lives(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
+
+
+def in_memory() -> set[str]:
+    """Names in /dev/shm."""
+    return {p.name for p in Path("/dev/shm").iterdir()} if Path("/dev/shm").is_dir() else set()
+
+
+def left_in_memory(before: set[str]) -> list[str]:
+    """Names that were not there ``before`` and that no living process has open or mapped: nobody will remove them."""
+    new = in_memory() - before
+    held = ""
+    for process in psutil.process_iter() if new else ():
+        with contextlib.suppress(OSError):
+            held += Path(f"/proc/{process.pid}/maps").read_text()
+            held += " ".join(os.readlink(f) for f in Path(f"/proc/{process.pid}/fd").iterdir())
+    return sorted(name for name in new & in_memory() if f"/dev/shm/{name}" not in held)

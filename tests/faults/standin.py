@@ -77,6 +77,7 @@ class Learner:
     def save(self, directory: str) -> None:
         self.save_adapter(directory)
         for n in range(4):  # several files and some bytes, for a kill to come between
+            time.sleep(self.slow / 8)
             Path(directory, f"optimizer-{n}.bin").write_bytes(digest(self.adapter, n) * 2000)
 
     def load(self, directory: str) -> None:
@@ -176,12 +177,19 @@ def hire_all(recipe: recipes.Recipe, root: Path, log: Path, slow: Mapping[str, f
 def recipe_of(root: Path, **sections: dict[str, Any]) -> recipes.Recipe:
     """A run of seconds in a workspace that has the toy workflow."""
     content: dict[str, dict[str, Any]] = {
-        "environment": {"path": "envs/echo", "train_tasks": 40, "heldout_tasks": 3, "general_tasks": 0, "max_turns": 2},
+        "environment": {
+            "path": "envs/echo",
+            "train_tasks": 40,
+            "heldout_tasks": 3,
+            "general_tasks": 0,
+            "max_turns": 2,
+            "step_timeout_s": 10,
+        },
         "algorithm": {"groups_per_step": 3, "group_size": 3},
         "run": {"steps": 4, "checkpoint_every": 1, "eval_tasks": 2},
         "learner": {"threads": 1},
         "sampler": {"threads": 1},
-        "reliability": {"backoff_s": 0.0, "heartbeat_s": 0.5},
+        "reliability": {"backoff_s": 0.0, "max_backoff_s": 1.0, "heartbeat_s": 0.5},
         "tracking": {"wandb": "off"},
     }
     for name, values in sections.items():

@@ -158,7 +158,23 @@ def test_a_server_that_goes_is_the_infrastructure_s_fault(serve: Serve, what: st
     env.close()
 
 
-def test_no_server_is_bad_input() -> None:
+def test_no_server_is_bad_input(serve: Serve) -> None:
+    async def schema(_: web.Request) -> web.Response:
+        return web.json_response(known)
+
+    async def metadata(_: web.Request) -> web.Response:
+        return web.json_response({})
+
+    strange, known = web.Application(), {"detail": "what?"}
+    strange.router.add_get("/schema", schema)
+    strange.router.add_get("/metadata", metadata)
+    url, threads = serve(strange), threading.active_count()
+    with pytest.raises(BadInput, match="is it an OpenEnv server"):
+        OpenEnvWorkflow(url, "x", success_at=1.0)
+    known = {"action": {"properties": {}}}  # so it should have tools, but there is no /ws to ask for them
+    with pytest.raises(BadInput, match="is it an OpenEnv server"):
+        OpenEnvWorkflow(url, "x", success_at=1.0)
+    assert threading.active_count() <= threads
     with pytest.raises(BadInput, match="is it running"):
         OpenEnvWorkflow("http://127.0.0.1:9", "x", success_at=1.0)
     with pytest.raises(BadInput, match="write it like"):
@@ -214,6 +230,11 @@ def test_ours_speaks_the_published_protocol(serve: Serve) -> None:
         '{"type": "step", "data": {"type": "list_tools"}}',
         '{"type": "step", "data": {"type": "call_tool", "tool_name": "add", "arguments": {"amount": 3}}}',
         *('{"type": "state"}', '{"type": "step", "data": {"call": "submit"}}', '{"type": "step", "data": {"call": "submit"}}'),
+        *(
+            '{"type": "step", "data": 1}',
+            '{"type": "reset", "data": {"task": {"kind": "x"}}}',
+            '{"type": "reset", "data": {"task": 3}}',
+        ),
         *('{"type": "reset", "data": {"seed": -1}}', '{"type": "reset", "data": {"colour": 1}}', '{"type": "reset"}'),
     ]
     answers = asyncio.run(_talk(url, sent))
@@ -233,7 +254,7 @@ def test_ours_speaks_the_published_protocol(serve: Serve) -> None:
     assert answers[7]["data"]["observation"] == {"tool_name": "add", "result": "total 5", "error": None}
     assert answers[8]["data"] == {"episode_id": "mine", "step_count": 2}
     assert answers[9]["data"]["reward"] == 1.0 and answers[9]["data"]["done"] and answers[9]["data"]["observation"]["success"]
-    assert codes[10:13] == ["EXECUTION_ERROR", "VALIDATION_ERROR", "VALIDATION_ERROR"] and answers[13]["type"] == "observation"
+    assert codes[10:] == ["EXECUTION_ERROR", *["VALIDATION_ERROR"] * 5, None] and answers[16]["type"] == "observation"
 
 
 def test_ours_answers_http_and_counts_its_sessions(serve: Serve) -> None:
@@ -251,6 +272,8 @@ def test_ours_answers_http_and_counts_its_sessions(serve: Serve) -> None:
             ):
                 answer = await http.post(url + path, json=body)
                 found.append((answer.status, await answer.json()))
+            wrong = [await http.post(url + "/reset", data=data) for data in (b"nonsense", b"[]")]
+            found.append([(answer.status, (await answer.json())["detail"]["code"]) for answer in wrong])
             async with http.ws_connect(url + "/ws") as first:
                 await first.send_str('{"type": "state"}')
                 await first.receive()
@@ -258,11 +281,27 @@ def test_ours_answers_http_and_counts_its_sessions(serve: Serve) -> None:
                     found.append(json.loads((await second.receive()).data)["data"]["code"])
             return found
 
-    health, about, schema, state, opened, stepped, refused, full = asyncio.run(ask())
+    health, about, schema, state, opened, stepped, refused, wrong, full = asyncio.run(ask())
     assert health == {"status": "healthy"} and about["name"] == "count_up" and about["version"] == "3"
     assert schema["action"]["required"] == ["call"] and state == {"episode_id": None, "step_count": 0}
     assert opened[0] == stepped[0] == 200 and Result(**opened[1]) and Result(**stepped[1]).reward == 0.0
     assert refused[0] == 422 and full == "CAPACITY_REACHED"
+    assert wrong == [(422, "INVALID_JSON"), (422, "VALIDATION_ERROR")]
+
+
+def test_every_session_s_environment_is_closed(serve: Serve) -> None:
+    made: list[Any] = []
+
+    def new() -> Any:
+        env = count_up()
+        env.closed = threading.Event()
+        env.close = env.closed.set
+        made.append(env)
+        return env
+
+    url = serve(openenv_app(new))
+    asyncio.run(_talk(url, ['{"type": "reset"}', '{"type": "step", "data": {"call": "add 1"}}']))  # goes without a word
+    assert len(made) == 2 and made[1].closed.wait(30) and not made[0].closed.is_set()
 
 
 def test_ours_is_taken_back_by_ours(serve: Serve) -> None:

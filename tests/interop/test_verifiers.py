@@ -44,6 +44,8 @@ def guessing(vf: Any, monkeypatch: pytest.MonkeyPatch) -> str:
             wanted, last = state["info"]["number"], messages[-1]
             if wanted == 99:
                 raise RuntimeError("a bug of theirs")
+            if wanted == 98:
+                raise (vf.InfraError if last.get("tool_calls") else vf.ToolError)("it broke")
             if calls := last.get("tool_calls"):
                 mod = json.loads(calls[0].arguments)["mod"]
                 return [{"role": "tool", "content": f"mod {mod}: {wanted % mod}", "tool_call_id": calls[0].id}]
@@ -105,7 +107,7 @@ def test_theirs_is_played_by_our_calls(guessing: str) -> None:
 
 def test_what_is_cut_off_is_scored_and_what_breaks_is_theirs(guessing: str) -> None:
     env = VerifiersWorkflow(guessing)
-    task = next(t for t in env.tasks("train", 20, 0) if "99" not in t.data["row"]["info"])
+    task = next(t for t in env.tasks("train", 20, 0) if "9" not in t.data["row"]["info"])
     env.reset(options={"task": task, "max_turns": 2})
     env.step("peek 2")
     _, reward, terminated, truncated, info = env.step("peek nothing")
@@ -114,6 +116,13 @@ def test_what_is_cut_off_is_scored_and_what_breaks_is_theirs(guessing: str) -> N
     env.reset(options={"task": broken})
     failure = env.step("say 1")[4]["failure"]
     assert failure["blame"] == Blame.ENVIRONMENT and "a bug of theirs" in failure["detail"]
+    errs = next(t for t in env.tasks("train", 20, 0) if "98" in t.data["row"]["info"])
+    env.reset(options={"task": errs})
+    failure = env.step("peek 2")[4]["failure"]  # what broke under the rollout is no reward of 0
+    assert (failure["kind"], failure["blame"]) == ("verifiers-error", Blame.INFRASTRUCTURE) and "it broke" in failure["detail"]
+    env.reset(options={"task": errs})
+    _, reward, terminated, _, info = env.step("say 1")  # a tool's error that ends their rollout is the agent's
+    assert (reward, terminated, info["failure"]) == (0.0, True, None)
 
 
 def test_without_an_evaluation_set_every_fifth_row_is_held_out(guessing: str) -> None:
@@ -175,4 +184,6 @@ def test_ours_is_played_by_their_rollout(vf: Any) -> None:
     said = [m if isinstance(m, dict) else m.model_dump() for m in native["completion"]]
     assert [m["role"] for m in said[:3]] == ["assistant", "tool", "assistant"] and said[1]["content"] == f"total {wanted}"
     cut = rollout(vf, env, row, [f"add {wanted}"] * 8)  # the limit of turns: graded as it stands
-    assert cut["metrics"]["success"] == 0.0
+    assert cut["metrics"]["success"] == 0.0 and len(cut["trajectory"]) == 4
+    last = rollout(vf, env, row, ["add 0", "add 0", f"add {wanted}", "submit"])  # the last turn that there is counts, too
+    assert last["metrics"]["success"] == 1.0

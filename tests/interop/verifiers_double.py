@@ -25,6 +25,10 @@ class InfraError(Error):
     pass
 
 
+class ToolError(Error):
+    pass
+
+
 class Loose(BaseModel):
     model_config = ConfigDict(extra="allow")
 

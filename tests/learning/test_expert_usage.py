@@ -41,6 +41,8 @@ def test_only_chosen_experts_learn_and_a_resumed_learner_goes_on(bases, recipe, 
     learner, (played, _) = Learner(bases(), asked), episodes()
     for t in played:
         t.reward = float(t.spec.member == 0)
+    learner.learn([[]])
+    assert learner.policy.selection is None  # nothing was played to choose them by
     learner.learn([played])
     chosen = learner.policy.selection
     assert chosen is not None and 0 < chosen.share < 0.7
@@ -79,3 +81,5 @@ def test_what_cannot_be_confined_is_refused(bases, recipe):
         expert_usage.select(trained.policy, torch.zeros(2, 5), 0.5)
     with pytest.raises(BadInput, match="set adapter.experts to true"):
         recipe("adapter.expert_mass=0.5", "adapter.experts=false")
+    with pytest.raises(BadInput, match="a warm start adapts all experts"):
+        recipe("adapter.expert_mass=0.5", "warm_start.sft.traces=traces")

@@ -118,3 +118,39 @@ def test_two_learners_equal_one_on_the_whole_batch(bases, recipe, episodes, tmp_
         assert ours["updates"] == 1 and ours["rows"] == theirs["rows"]
         for key in ("loss", "grad_norm", "entropy", "kl_old", "kl_base", "logprob_gap"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-6), key
+
+
+@pytest.mark.slow
+def test_what_two_learners_measure_is_what_one_does(bases, recipe, episodes, tmp_path) -> None:
+    """The critic's values, routes held over a step's updates and the tallies of flips: each rank has those of all sequences.
+
+    A minibatch of one group is split, so that a rank trains on what the other has measured.
+    """
+    batches = []
+    for seed in range(2):
+        played, _ = episodes(seed, groups=3, members=2)
+        rng = np.random.default_rng(seed)
+        for t in played:
+            t.reward = float(t.spec.member == 0)
+            t.routes = np.array([[rng.permutation(5)[:2] for _ in range(2)] for _ in t.tokens], np.uint8)
+        batches.append(played)
+    settings = (
+        "algorithm.name=ppo",
+        "algorithm.epochs=2",
+        "algorithm.minibatches=2",
+        "algorithm.replay=learner",
+        "learner.learning_rate=0.1",
+    )
+    one, whole = trained(perturbed(Learner(bases(), recipe(*settings))), batches, sgd=True)
+    ranks = everywhere(
+        2,
+        tmp_path / "meet",
+        lambda world: trained(perturbed(Learner(bases(), recipe(*settings), world=world)), batches, sgd=True),
+    )
+    for name, want in one.items():
+        assert torch.equal(ranks[0][0][name], ranks[1][0][name]) and (ranks[0][0][name] - want).abs().max() < 1e-5, name
+    for theirs, *both in zip(whole, ranks[0][1], ranks[1][1], strict=True):
+        assert "route_flips" in theirs and theirs["updates"] == 4
+        for key, value in theirs.items():
+            if key != "rows" and not key.startswith("seconds"):  # a split group's prompt is computed by both
+                assert both[0][key] == both[1][key] == pytest.approx(value, rel=1e-3, abs=1e-5), key

@@ -116,6 +116,18 @@ def test_routes_of_the_sampler_make_the_learner_what_sampled(bases, recipe, epis
     assert 0 < metrics["route_flips_layer"] <= flips
 
 
+def test_flips_are_those_before_the_first_update_of_a_step(bases, recipe, episodes) -> None:
+    """Not those of the step's later updates, nor of the step before: a step on the learner's very routes has none."""
+    played, advantages = episodes()
+    overrides = ("sampler.routes=true", "algorithm.epochs=2", "algorithm.minibatches=2", "learner.learning_rate=0.3")
+    learner = perturbed(Learner(bases(), recipe(*overrides)))
+    assert learner.update(routed(played), advantages)["route_flips"] > 0.5
+    own = learner.passes.measure(samples(played, advantages, 61), False, record=True).routes
+    for t, routes in zip(played, own, strict=True):
+        t.routes = routes
+    assert learner.update(played, advantages)["route_flips"] == 0
+
+
 def test_replay_of_the_learners_own_routes_holds_them_over_a_steps_updates(bases, recipe, episodes, monkeypatch) -> None:
     played, advantages = episodes()
     overrides = ("algorithm.replay=learner", "algorithm.epochs=3", "learner.learning_rate=0.3", "learner.max_grad_norm=100")

@@ -326,15 +326,18 @@ def test_sizes_of_nothing_are_refused_not_divided_by():
 def test_every_instruction_set_passes_the_same_tests():
     """In a process each: the choice is made once. Those that this processor lacks fall back, and are skipped."""
     done = {}
-    for name in ("avx512", "avx2", "portable"):
+    here, bf16 = Path(__file__), "test_experts_bf16.py"
+    for name in build.NAMES:
         environment = os.environ | {"FRONTIER_TUNE_ISA": name}
-        code = "import json; from frontier_tune.native import build; print(json.dumps(build.load()))"
+        code = "import json, torch; from frontier_tune.native import build; build.load(); isa = torch.ops.frontier_tune.isa; "
+        code += "print(json.dumps([build.NAMES[isa(half)] for half in (False, True)]))"
         chosen = json.loads(
             subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
         )
-        if chosen == name and name != build.load():
-            here = Path(__file__)
-            tests = [str(here.with_name(name)) for name in (here.name, "test_attention.py", "test_training.py")]
+        whole = (here.name, "test_attention.py", "test_training.py") if chosen[0] == name != build.load() else ()
+        half = (bf16,) if chosen[1] == name != build.NAMES[ops.isa(True)] else ()
+        if whole or half:
+            tests = [str(here.with_name(name)) for name in (*whole, *half)]
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests]
             done[name] = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     for name, run in done.items():

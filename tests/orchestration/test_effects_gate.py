@@ -25,6 +25,8 @@ def test_a_real_write_in_training_is_refused(tmp_path: Path, capsys: pytest.Capt
 
     assert main(["tune", str(recipe), "--dry-run"]) == 2
     assert "envs/desk has tools that write to production: enter" in capsys.readouterr().err
+    assert main(["tune", str(recipe), "--dry-run", "placement.gpus_per_node=1", "placement.gpu_memory_gib=80"]) == 2
+    assert "envs/desk has tools that write to production: enter" in capsys.readouterr().err
     assert main(["tune", str(recipe), "--dry-run", allow]) == 2
     assert "policy.yaml does not allow envs/desk to write to production by enter" in capsys.readouterr().err
     (tmp_path / "policy.yaml").write_text("real_writes: {envs/desk: [enter]}\n")

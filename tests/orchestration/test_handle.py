@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -67,3 +69,16 @@ def test_who_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("delay", [0.0, 1.2])
 def test_slow_is_not_stuck(monkeypatch: pytest.MonkeyPatch, delay: float) -> None:
     assert blamed(monkeypatch, delay, lambda now: int(now / 4), "sampler") == ""
+
+
+def test_another_process_that_got_the_number_of_a_dead_one_is_left_alone() -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        ours = Handle(None, "engine.log", "learner")
+        ours.meet((socket.gethostname(), other.pid))
+        assert ours.alive and ours.pid == other.pid
+        process: Any = ours._process
+        process._ident = (other.pid, 1.0)  # ours began at another time
+        assert not ours.alive
+        ours.kill()
+        assert other.poll() is None
+        other.kill()

@@ -90,6 +90,15 @@ def test_a_changed_row_is_named(tmp_path: Path) -> None:
     assert "row 3 or 4" in str(audit(book.path))
 
 
+def test_the_last_row_is_held_by_the_checkpoint_alone(tmp_path: Path) -> None:
+    book = Ledger.open(tmp_path / "ledger.jsonl")
+    mark = step(book, 1)
+    *before, last = book.path.read_text().splitlines(keepends=True)
+    book.path.write_text("".join(before) + last.replace('"step":1', '"step":2'))
+    with pytest.raises(BadInput, match="row 6 is not the one that the checkpoint was written with"):
+        Ledger.open(book.path, mark)
+
+
 @pytest.mark.parametrize("lines", [0, 5])
 def test_a_ledger_that_is_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path, lines: int) -> None:
     book = Ledger.open(tmp_path / "ledger.jsonl")

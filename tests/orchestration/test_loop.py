@@ -185,14 +185,16 @@ def test_a_used_up_budget_ends_the_rounds_and_the_step_counts(tmp_path: Path) ->
 
 def test_the_ledger_holds_every_group_once_with_its_end(tmp_path: Path) -> None:
     """Workflow, rehearsal and dynamic sampling; step 1 has an update, step 2 finds no difference anywhere."""
+    rows: list[dict[str, Any]] = []
     running = dapo(
-        tmp_path, lambda spec, attempt: played(spec, float(spec.member == 0 and spec.step == 0 and spec.group != 0)), []
+        tmp_path, lambda spec, attempt: played(spec, float(spec.member == 0 and spec.step == 0 and spec.group != 0)), rows
     )
     running.rehearsal = GroupPlan(TASKS, 1, 1, 3, first_group=2)
     running.train()
     planned = planned_groups(recipes.parse({"algorithm": {"groups_per_step": 2, "rehearsal_groups": 1, "group_size": 3}}), 2)
     found = audit(tmp_path / "ledger.jsonl", planned)
     assert found.complete, str(found)
+    assert [row["silent_steps"] for row in rows] == [0, 1]
     assert found.kinds == {"workflow": 4, "dynamic": 1 + 6, "rehearsal": 2}
     assert found.trained == 3 and found.dropped == {"rewards all equal": 1, "no difference in the step's rewards": 9}
     _, state = checkpoint.newest(tmp_path / "checkpoints", running.recipe, print)

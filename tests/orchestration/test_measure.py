@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from frontier_tune import recipe as recipes
 from frontier_tune.contracts import Blame, EpisodeSpec, Failure, LimitReached, Task, Trajectory
+from frontier_tune.orchestration.handle import ActorDied
 from frontier_tune.orchestration.measure import Measure
 from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.recipe import Recipe
@@ -31,6 +34,35 @@ def test_episodes_that_the_infrastructure_failed_are_played_again(tmp_path: Path
 
     side = measure(tmp_path, Episodes(once)).side("base")
     assert (side.greedy.n, side.greedy.success, side.greedy.failures) == (8, 1.0, {})
+
+
+def test_the_recipe_says_how_often(tmp_path: Path) -> None:
+    tried: Any = measure(tmp_path, Episodes(lambda spec, attempt: infrastructure(spec) if spec.group else played(spec)))
+    tried.ready.recipe = recipes.parse({"reliability": {"infrastructure_tries": 4, "backoff_s": 0}})
+    with pytest.raises(LimitReached):
+        tried.side("base")
+    assert len(tried.crew.episodes.calls) == 4
+
+
+def test_a_policy_that_was_trained_on_is_never_shown_with_episodes_of_before(tmp_path: Path) -> None:
+    """A finished run was extended; its second evaluation is cut off by a process that died, and goes on."""
+
+    class Dies(Episodes):
+        def submit(self, method: str, specs: Sequence[EpisodeSpec], where: str) -> list[Trajectory]:
+            if specs[0].temperature:
+                raise ActorDied("gone")
+            return super().submit(method, specs, where)
+
+    def better(spec: EpisodeSpec, attempt: int) -> Trajectory:
+        return played(spec, 1.0)
+
+    before = measure(tmp_path, Episodes(lambda spec, attempt: played(spec))).side("tuned")
+    assert before.greedy.success == before.sampled.success == 0
+    with pytest.raises(ActorDied):
+        measure(tmp_path, Dies(better)).side("tuned")
+    episodes = Episodes(better)
+    after = measure(tmp_path, episodes).side("tuned", reuse=True)
+    assert after.greedy.success == after.sampled.success == 1.0 and len(episodes.calls) == 1
 
 
 def test_a_success_among_survivors_is_no_result(tmp_path: Path) -> None:

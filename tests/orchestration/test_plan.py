@@ -204,11 +204,11 @@ def test_gpus_are_read_from_the_driver_s_tool() -> None:
 
 def test_what_cannot_run_is_planned_and_then_refused(tmp_path: Path) -> None:
     directory = tiny.build_base(tmp_path / "base")
-    file = tiny.write_workspace(tmp_path, directory, {"placement": {"samplers": 2, "nodes": 2}})
+    file = tiny.write_workspace(tmp_path, directory, {"placement": {"episode_actors": 2, "nodes": 2}})
     recipe = recipes.load(file)
     said = dry_run.dry_run(recipe, file)
-    assert "not yet" in said and "2 samplers" in said and "placement.nodes" in said and "40 training" in said
-    with pytest.raises(BadInput, match=r"placement\.samplers") as e:
+    assert "not yet" in said and "2 episode actors" in said and "placement.nodes" in said and "40 training" in said
+    with pytest.raises(BadInput, match=r"placement\.episode_actors") as e:
         preflight.check(recipe, file)
     assert "--dry-run" in str(e.value)
 
@@ -252,6 +252,8 @@ def test_a_dry_run_needs_no_more_than_a_configuration(tmp_path: Path, capsys: py
     said = capsys.readouterr().out
     assert "base: acme/not-here" in said and "40 training" in said and "no tokenizer of acme/not-here" in said
     assert not (tmp_path / "runs").exists()
+    assert main.main(["tune", str(file), "--dry-run", "run.staleness=1"]) == 2
+    assert "decoupled loss" in capsys.readouterr().err
     assert main.main(["tune", str(file)]) == 2
     assert "base_download: true" in capsys.readouterr().err
 

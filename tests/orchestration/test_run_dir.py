@@ -80,6 +80,13 @@ def test_the_lock_is_given_back(tmp_path: Path) -> None:
         pass
 
 
+def test_a_lock_that_is_being_signed_has_an_unknown_owner(tmp_path: Path) -> None:
+    with RunDir(tmp_path).lock():
+        (tmp_path / "lock").write_text("")
+        assert RunDir(tmp_path).owner() == 0
+    assert RunDir(tmp_path).owner() is None
+
+
 def test_rewind_forgets_the_steps_after_the_checkpoint(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.metrics.write_text("".join(json.dumps({"step": s}) + "\n" for s in (1, 2, 3)) + '{"step": 4, "los')

@@ -15,7 +15,7 @@ from frontier_tune.contracts import LimitReached
 from frontier_tune.orchestration import limits
 from frontier_tune.orchestration import status as statuses
 from frontier_tune.orchestration.checkpoint import LoopState
-from frontier_tune.orchestration.events import Events, read
+from frontier_tune.orchestration.events import Events, began, read
 from frontier_tune.orchestration.handle import ActorDied, Wedged
 from frontier_tune.orchestration.ledger import Ledger
 from frontier_tune.orchestration.run_dir import RunDir
@@ -94,7 +94,11 @@ def directory(tmp_path: Path) -> RunDir:
 
 def test_status_of_a_run_that_died(tmp_path: Path) -> None:
     run = directory(tmp_path)
+    assert began(run.events) is None
     Events(run.events).log("started", step=0)
+    first = began(run.events)
+    Events(run.events).log("resumed", step=2)
+    assert first and began(run.events) == first == read(run.events)[0]["time"]
     Status(run.status, recipes.load(run.recipe_file)).phase("learning", LoopState(step=2, tokens_sampled=2000, seconds=100.0))
     found = statuses.gather(run)
     assert (found["state"], found["step"], found["steps"], found["success"]) == ("dead", 2, 10, 0.2)

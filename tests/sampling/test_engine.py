@@ -35,13 +35,14 @@ SEQUENCES = [tokens(n, n) for n in (40, 7, 200, 2)]
 
 @pytest.mark.parametrize(
     "family,dtype,bound",
-    [("qwen3_moe", "float32", 1e-5), ("olmoe", "float32", 1e-5), ("mixtral", "float32", 1e-5), ("qwen3_moe", "bfloat16", 3e-2)],
+    [("qwen3_moe", "float32", 1e-5), ("olmoe", "float32", 1e-5), ("mixtral", "float32", 1e-5), ("qwen3_moe", "bfloat16", 2e-2)],
 )
 def test_scores_are_those_of_transformers_and_peft(setups, family, dtype, bound):
     s = setups(family, dtype)
     base = s.sampler.score(SEQUENCES, 0)
     assert gap(base, s.reference(SEQUENCES, adapter=False)) < bound
-    path, version = s.write("parity"), s.next_version()
+    # In bfloat16 a large adapter turns rounding into other experts, in transformers as here.
+    path, version = s.write("parity", std=0.3 if dtype == "float32" else 0.1), s.next_version()
     s.sampler.sync(path, version)
     adapted = s.sampler.score(SEQUENCES, version)
     assert gap(adapted, s.reference(SEQUENCES)) < bound
@@ -49,6 +50,23 @@ def test_scores_are_those_of_transformers_and_peft(setups, family, dtype, bound)
     want = canonical.digests(canonical.load(path, s.config, getattr(torch, dtype)))
     assert s.sampler.resident(version) == want
     assert s.sampler.resident(0) == {}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_are_applied_without_merged_copies(setups, dtype):
+    s = setups("qwen3_moe", dtype)
+    version = s.next_version()
+    s.sampler.sync(s.write("copies"), version)
+    s.sampler.score(SEQUENCES, version)
+    from frontier_tune.experts import vllm_plugin_experts  # imports vllm
+
+    worker = s.sampler._call(lambda backend: backend.engine.model_executor.driver_worker.worker)
+    weights = s.config.num_experts * 3 * s.config.hidden_size * s.config.moe_intermediate_size
+    layers = vllm_plugin_experts.experts_of(worker.model_runner.get_model())
+    assert len(layers) == s.config.num_hidden_layers
+    for experts in layers:
+        assert experts.native and experts._packed is None
+        assert experts._adapters.tensor.numel() < weights  # of both slots
 
 
 def test_a_zero_adapter_is_the_base_exactly(qwen):

@@ -189,6 +189,8 @@ def test_faults_of_generator_and_import_are_bad_input(trouble: EnvironmentPool) 
         trouble.tasks("train", 2, 0)
     with pytest.raises(BadInput, match="has no golden program"):
         trouble.golden(Task("t", "train", {}))
+    with pytest.raises(BadInput, match="'add' is own, not real"):
+        EnvironmentPool("envs/count_up", ROOT, allow_real_writes=["add"])
     with pytest.raises(BadInput, match="did you mean 'envs/trouble'"):
         EnvironmentPool("envs/truble", ROOT)
     with pytest.raises(BadInput, match="options here: start"):

@@ -64,6 +64,9 @@ def test_changes_stay_and_are_done_again(session: DatabaseSession, box: CodeSand
         ("PRAGMA writable_schema=ON", "not authorized"),
         ("SELECT load_extension('x')", "not authorized to use function: load_extension"),
         ("UPDATE Orders SET Price=random()", "not authorized to use function: random"),
+        ("UPDATE Orders SET Note=date('NOW')", "not authorized: date(NOW) differs from run to run"),
+        ("UPDATE Orders SET Note=strftime('%s')", "not authorized: strftime() differs from run to run"),
+        ("UPDATE Orders SET Note=datetime(Price, 'localtime')", "not authorized: datetime(localtime) differs from run to run"),
         ("SELECT 1; DROP TABLE Orders", "You can only execute one statement at a time."),
         ("WITH RECURSIVE a(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM a) SELECT max(x) FROM a", "took too long"),
         ("CREATE VIRTUAL TABLE v USING fts5(x)", "not authorized"),
@@ -87,6 +90,28 @@ def test_declarations_and_floods_show_in_the_state(session: DatabaseSession, box
     assert diff.added == ("Empty/too many rows", "schema/table t", "schema/view v") and not diff.changed
     many = session.run("SELECT A FROM Empty", box)
     assert many.truncated and len(many.rows) == 20
+
+
+def test_dates_are_calculated_as_sqlite_does(session: DatabaseSession, box: CodeSandbox) -> None:
+    calculated = (
+        "SELECT date('2024-01-31', '+1 month'), time('10:00', '-90 minutes'), datetime(1e9, 'unixepoch'), "
+        "julianday('2024-03-01') - julianday('2024-02-01'), strftime('%W', '2024-05-05'), date('no date'), date(NULL)"
+    )
+    assert session.run(calculated, box).rows == (sqlite3.connect(":memory:").execute(calculated).fetchone(),)
+
+
+def test_a_table_too_long_to_be_compared_is_refused(box: CodeSandbox) -> None:
+    long = make_database({"Long": ({"A": ""}, ((n,) for n in range(10_001)))})
+    session = DatabaseSession(long)
+    session.run("UPDATE Long SET A=0", box)
+    with pytest.raises(ValueError, match="the table Long has more than 10000 rows"):
+        session.replay([long], box)
+
+
+def test_text_that_is_none_can_be_looked_at(session: DatabaseSession, box: CodeSandbox) -> None:
+    assert session.run("INSERT INTO Empty VALUES (CAST(x'41ff' AS TEXT))", box).error is None
+    assert session.read("Empty", box) == "Empty 1 rows\nA\nA\ufffd"
+    assert session.replay([session.original], box)[0].touched == {"Empty/1/A"}
 
 
 values = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), st.text())

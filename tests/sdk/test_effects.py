@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.sdk import Grade, Message, Task, ToolError, WorkflowEnv, tool
 from frontier_tune.sdk.recordings import Recording, record
-from frontier_tune.sdk.records import JsonStore, store_digest
+from frontier_tune.sdk.records import JsonStore, MemoryStore, store_digest
 from frontier_tune.sdk.tools import ToolDeclarationError
 from frontier_tune.sdk.watch import watching
 
@@ -183,8 +185,36 @@ def test_watch_sees_writes_and_processes_but_no_reads(tmp_path: Path, monkeypatc
     (tmp_path / "e").write_text("nobody watches")
 
 
+def test_a_json_store_keeps_its_order_and_loses_no_write(file: Path) -> None:
+    one, other = JsonStore(file), JsonStore(file)
+    one.put("stock", "bulb", {"left": 1, "by": "Ana"})
+    other.put("stock", "apple", {"left": 2})  # it was read before the bulb was written
+    assert one.keys("stock") == other.keys("stock") == JsonStore(file).keys("stock") == ["lamp", "bulb", "apple"]
+    assert list(JsonStore(file).get("stock", "bulb") or ()) == ["left", "by"]
+    with pytest.raises(TypeError):
+        one.put("stock", "lamp", {"left": {1}})
+    assert one.get("stock", "lamp") == other.get("stock", "lamp") == {"left": 3}
+    one.delete("stock", "nothing")
+    other.delete("stock", "lamp")
+    assert one.get("stock", "lamp") is None and one.keys("stock") == ["bulb", "apple"]
+
+
+def test_a_write_waits_for_another_one(file: Path) -> None:
+    other = threading.Thread(target=lambda: JsonStore(file).put("stock", "bulb", {"left": 1}))
+
+    class Slow(JsonStore):
+        def _write(self, tables: dict[str, dict[str, Any]]) -> None:
+            other.start()
+            other.join(0.5)  # as far as it gets between our reading and our writing
+            super()._write(tables)
+
+    Slow(file).put("stock", "apple", {"left": 2})
+    other.join(60)
+    assert JsonStore(file).keys("stock") == ["lamp", "apple", "bulb"]
+
+
 def test_digest_does_not_depend_on_order(file: Path) -> None:
-    a, b = JsonStore(file), JsonStore(file)
+    a, b = MemoryStore({"stock": {"lamp": {"left": 3}}}), JsonStore(file)
     a.put("stock", "x", {"left": 1})
     b.delete("stock", "lamp")
     b.put("stock", "x", {"left": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -25,6 +26,7 @@ from frontier_tune.sdk.graders import (
     sentence_count,
     word_count,
 )
+from frontier_tune.sdk.graders.json_schema import _ARGUMENTS
 
 # -- checklists ------------------------------------------------------------------------------------------------------------
 
@@ -35,7 +37,7 @@ def test_a_checklist_is_the_share_of_weight_that_holds() -> None:
     checks = Checklist([greets, signed, Item("short", lambda t: len(t) < 40)])
     assert checks("Dear  ms VERA, thanks. Ben") == 1.0 and checks("Thanks. Ben") == 0.5
     assert checks("Dear Ms Vera, thanks.") == 0.0 and checks.missed("Dear Ms Veras") == ["greets", "signed"]
-    for items in ([], [signed, signed], [Item("x", bool, weight=0.0)]):
+    for items in ([], [signed, signed], [Item("x", bool, weight=0.0)], [Item("x", bool, weight=math.inf)]):
         with pytest.raises(ValueError, match="checklist"):
             Checklist(items)
 
@@ -53,6 +55,7 @@ def test_mentions_whole_words() -> None:
     [
         ("1.5 kg", "1500 g"), ("1,500g", "1.5 kg"), ("2 h", "120 minutes"), ("90 Minutes", "1.5 hours"), ("$ 12", "12.00 USD"),
         ("12 %", "12 percent"), ("-3 ft", "-36 in"), ("16 oz", "1 lb"), ("1 234 567", "1,234,567.0"), ("5 KG", "5 kg"),
+        ("12 MIN", "12 min"),
     ],
 )  # fmt: skip
 def test_equal_quantities(actual: str, expected: str) -> None:
@@ -142,8 +145,33 @@ def test_errors_name_their_place_and_wrong_schemas_are_refused() -> None:
     for wrong in ({"format": "email"}, {"type": "float"}, {"$ref": "http://x"}, {"items": 3}):
         with pytest.raises(SchemaError):
             matches_schema([1], wrong)  # type: ignore[arg-type]
+    deep = {"properties": {"rows": {"items": {"properties": {"amount": {"minimun": 0}}}}}}
+    for answer in ("{}", "no JSON"):  # no answer comes to what is wrong
+        with pytest.raises(SchemaError, match=r"\$\.properties\.rows\.items\.properties\.amount: 'minimun' is not known"):
+            matches_schema(answer, deep)
+    with pytest.raises(SchemaError, match="'required' takes a list of names, each once, not 'amount'"):
+        matches_schema({}, {"required": "amount"})
     with pytest.raises(SchemaError, match="itself"):
         matches_schema("1", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}})
+
+
+@settings(max_examples=120)
+@given(st.sampled_from(sorted({*_ARGUMENTS} - {"$ref"})), _values | st.just("(") | st.lists(_types, max_size=2), st.booleans())
+def test_what_jsonschema_refuses_as_a_schema_is_refused(keyword: str, argument: Any, inner: bool) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = {"properties": {"x": {"items": {keyword: argument}}}} if inner else {keyword: argument}
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError:
+        with pytest.raises(SchemaError):
+            schema_errors(1, schema)
+
+
+def test_an_answer_may_be_deep_and_is_no_fault_of_the_schema() -> None:
+    tree = {"$ref": "#/$defs/node", "$defs": {"node": {"type": "object", "properties": {"child": {"$ref": "#/$defs/node"}}}}}
+    assert matches_schema('{"child": ' * 60 + "{}" + "}" * 60, tree)
+    assert not matches_schema('{"child": ' * 60 + "1" + "}" * 60, tree)
+    assert not matches_schema('{"child": ' * 300 + "{}" + "}" * 300, tree)  # not fit, instead of an error of the grader
 
 
 # -- length and language ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,44 @@ attempt("pty", lambda: pty.fork())
         )
     )
     assert len(descendants(os.getpid())) <= before
+    alive_and_clean(sandbox)
+
+
+def test_grandchildren(sandbox: CodeSandbox, tmp_path: Path) -> None:
+    """A child of a child in a session of its own, which no parent waits for, would outlive its run: none comes to be."""
+    before = set(descendants(os.getpid()))
+    code = f"""
+import multiprocessing, subprocess, threading, time
+def daemon():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(2)
+            open("left", "w").write("x"); open({str(tmp_path / "left")!r}, "w").write("x")
+        os._exit(0)
+    return "forked"
+def from_a_thread():
+    found = []
+    def run():
+        try:
+            found.append(daemon())
+        except OSError as e:
+            found.append(e)
+    thread = threading.Thread(target=run); thread.start(); thread.join()
+    if isinstance(found[0], OSError):
+        raise found[0]
+    return found
+attempt("double fork", daemon)
+attempt("from a thread", from_a_thread)
+attempt("session", os.setsid)
+attempt("group", lambda: os.setpgid(0, 0))
+attempt("in a new session", lambda: subprocess.Popen(["/bin/sleep", "9"], start_new_session=True))
+attempt("shell", lambda: 1 / 0 if os.system("(sleep 9 &) &") else "ran")
+attempt("child of a child", lambda: multiprocessing.get_context("fork").Process(target=daemon).start())
+attempt("subreaper", lambda: call(157, 36, 1, 0, 0, 0))
+"""
+    none_got_through(attempts(sandbox, code))
+    assert set(descendants(os.getpid())) == before and not (tmp_path / "left").exists()
     alive_and_clean(sandbox)
 
 

@@ -96,6 +96,23 @@ def test_adapter_copy_loads_in_stock_peft(base: Path, adapter: Path, tmp_path: P
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out"))
 
 
+@pytest.mark.parametrize(
+    ("called", "shown"), [("acme/moe", "acme/moe"), ("nano", "nano"), ("/elsewhere/moe", "moe"), (None, "tiny")]
+)
+def test_an_export_does_not_say_where_the_base_lies_here(
+    base: Path, adapter: Path, tmp_path: Path, called: str | None, shown: str
+) -> None:
+    shutil.copytree(adapter, tmp_path / "mine")
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(base.resolve())}
+    (tmp_path / "mine/adapter_config.json").write_text(json.dumps(config))
+    if called:
+        (tmp_path / "mine" / serving.PROVENANCE).write_text(json.dumps({"base": called, "base_sha256": tree_digest(tree(base))}))
+    done = export(tmp_path / "mine", "peft", tmp_path / "out", base)
+    again = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert again == config | {"base_model_name_or_path": shown}
+    assert done.files["adapter_config.json"] == serving._digest(tmp_path / "out/adapter_config.json")
+
+
 def test_a_bad_merge_never_takes_the_final_name(
     base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

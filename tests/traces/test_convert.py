@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,13 @@ def test_without_a_review_a_trace_proposes_a_task_alone(trace: Make, bench: Work
         (12, (11,), {}, "jane' accepted it, but the environment grades it as failed"),
         (12, (12,), {"messages": raw(12)["messages"][:3]}, "do not end the environment's episode"),
         (12, (1, 2, 3, 6), {"messages": [*raw(12)["messages"], call("submit")]}, "over after turn 1"),
-        (10_001, (10_001,), {}, "layout family 'heldout'|held-out task"),
+        (10_001, (10_001,), {}, "held-out task"),
+        (
+            12,
+            (12,),
+            {"task": {"kind": "count", "data": {"target": 12}, "family": "heldout"}},
+            "layout family 'heldout' of a held-out",
+        ),
         (10_001, (10_001,), {"task": None}, "begins with the words of the held-out task"),
         (12, (12,), {"task": {"kind": "count", "data": {}}}, "can't begin"),
         (12, (5,), {"verdict": "corrected", "corrections": [{"turn": 0, "content": "add 5"}]}, "it is what was done"),
@@ -90,10 +97,11 @@ def test_a_held_out_task_under_another_family_is_known_by_its_hash(trace: Make, 
 )
 def test_a_credential_is_refused_and_not_repeated(trace: Make, bench: Workbench, held_out: HeldOut, secret: str) -> None:
     messages = raw(12)["messages"]
-    messages[0]["content"] += f" with {secret}"
-    with pytest.raises(BadInput, match="message 0 holds what looks like") as e:
-        convert(trace(12, messages=messages), bench, held_out)
-    assert secret not in str(e.value)
+    for content in (f"with {secret}", f"on a line of its own:\n{secret}", json.dumps({"log": f"in a tool's answer\t{secret}"})):
+        messages[0]["content"] = content
+        with pytest.raises(BadInput, match="message 0 holds what looks like") as e:
+            convert(trace(12, messages=messages), bench, held_out)
+        assert secret not in str(e.value)
 
 
 def test_duplicates_are_refused_within_a_file_and_across_imports(store: Store, bench: Workbench, held_out: HeldOut) -> None:

@@ -138,6 +138,7 @@ def test_rewritten_history_is_refused_by_conversation(tmp_path: Path) -> None:
         ([chat(1), chat(3, model="other")], "one origin"),
         ([chat(1) | {names.GEN_AI_INPUT_MESSAGES: '[{"role": "user", "parts": [{"type": "blob"}]}]'}], "part of type 'blob'"),
         ([chat(1) | {names.GEN_AI_INPUT_MESSAGES: '"hello"'}], "not a list"),
+        ([chat(1) | {names.GEN_AI_SYSTEM_INSTRUCTIONS: "You count."}], "not of the conventions' shape"),
     ],
 )
 def test_what_is_no_trace_is_refused(tmp_path: Path, spans: list[dict[str, Any]], reason: str) -> None:
@@ -149,6 +150,15 @@ def test_evaluations_that_disagree_are_no_verdict(tmp_path: Path) -> None:
     events = [(otel.EVALUATION, {names.GEN_AI_EVALUATION_SCORE_LABEL: label}) for label in ("pass", "fail")]
     ((_, error),) = otel.read(write(tmp_path / "t.json", [chat(1)], events))
     assert "disagree" in str(error)
+
+
+@pytest.mark.parametrize("told_apart_by", [names.GEN_AI_CONVERSATION_ID, names.GEN_AI_AGENT_NAME])
+def test_a_verdict_on_one_conversation_is_none_on_another_of_the_same_trace(tmp_path: Path, told_apart_by: str) -> None:
+    spans = [chat(1, **{told_apart_by: "first"}), chat(1, **{told_apart_by: "second"}, **TASK)]
+    path = write(tmp_path / "t.json", spans, [(otel.EVALUATION, {names.GEN_AI_EVALUATION_SCORE_LABEL: "pass"})])
+    first, second = (schema.parse(found, where, license="MIT") for where, found in otel.read(path))
+    assert (first.verdict, first.task) == (None, None)
+    assert second.verdict == "accepted" and second.task is not None
 
 
 def test_events_of_the_earlier_conventions_are_read(tmp_path: Path) -> None:
@@ -183,7 +193,7 @@ def test_events_of_the_earlier_conventions_are_read(tmp_path: Path) -> None:
         "attributes": [{"key": k, "value": wire(v)} for k, v in plain.items()],
     }
     lines = [
-        {"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]},
+        {"resourceLogs": [{"scopeLogs": [{"logRecords": records[::-1]}]}]},
         {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]},
     ]
     path = tmp_path / "collector.jsonl"

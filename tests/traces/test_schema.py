@@ -11,7 +11,7 @@ import pytest
 from frontier_tune.contracts import BadInput
 from frontier_tune.traces import schema
 from frontier_tune.traces.schema import Call, Origin
-from tests.traces.conftest import raw
+from tests.traces.conftest import call, raw
 
 
 def test_openai_s_envelope_is_the_same_call() -> None:
@@ -43,6 +43,13 @@ def test_a_wrong_row_is_refused_by_name_and_field(changes: dict[str, Any], said:
     assert "work.jsonl:7: trace 'count-12'" in str(e.value) and said in str(e.value)
 
 
+@pytest.mark.parametrize("written", ["NaN", "1e999", r'"\ud800"'])
+def test_what_json_can_t_hold_refuses_its_own_row_alone(written: str) -> None:
+    wrong = raw(id=None, messages=[call("add", amount=json.loads(written))])
+    with pytest.raises(BadInput, match="work.jsonl:7: holds what JSON can't"):
+        schema.parse(wrong, "work.jsonl:7")
+
+
 def test_origin_and_license_for_all_do_not_override_a_trace_s_own() -> None:
     given = {"origin": Origin.parse("model:big-model"), "license": "MIT"}
     assert schema.parse(raw(), "x", **given).origin.name == "close team"
@@ -58,6 +65,9 @@ def test_a_line_end_of_unicode_stays_inside_its_row(tmp_path: Path) -> None:
     assert [data for _, data in schema.rows(path)] == [{"content": "a\u2028b"}, {"b": 1}]
     path.write_text('{"a": 1}\n{"b": \n')
     with pytest.raises(BadInput, match=r"t\.jsonl:2: not valid JSON"):
+        list(schema.rows(path))
+    path.write_bytes("Müller".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"t\.jsonl: is not UTF-8 .* at byte 1"):
         list(schema.rows(path))
 
 

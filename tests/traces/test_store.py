@@ -29,6 +29,8 @@ def filled(store: Store, trace: Callable, bench: Workbench, held_out: HeldOut) -
 def test_what_is_saved_reads_back_equal(filled: Store) -> None:
     found = Store.open(filled.root)
     assert found == filled
+    names = ["demonstrations.jsonl", "manifest.json", "pairs.jsonl", "refused.jsonl", "tasks.jsonl", "traces.jsonl"]
+    assert sorted(p.name for p in filled.root.iterdir()) == names
     assert read_demonstrations(filled.root) == read_demonstrations(filled.root / DEMONSTRATIONS) == filled.demonstrations
     assert read_pairs(filled.root / PAIRS) == filled.pairs
     assert len(found.proposals) == 2 and found.proposals[0].traces == ("count-12", "wrong")  # one task, worked on twice

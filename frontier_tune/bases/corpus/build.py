@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from frontier_tune.bases.corpus.dialogues import drill, make_dialogue
+from frontier_tune.bases.corpus.dialogues import Dialogue, drill, make_dialogue, record_dialogue, record_drill
 from frontier_tune.sdk.grammar import compact_dialogue
+from frontier_tune.sdk.practice import dialogues as practice_dialogues
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -41,21 +42,51 @@ class Corpus:
         return digest.hexdigest()
 
 
-def _chunk(start: int, seed: int, drills: int, stop: int) -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
-    rows = []
-    for index in range(start, min(start + CHUNK, stop)):
-        d = drill(seed, index) if index < drills else make_dialogue(seed, index - drills)
-        rows.append((compact_dialogue(d.messages), d.source, d.questions, d.choices))
-    return rows
+@dataclass(frozen=True)
+class Sizes:
+    """How many dialogues each program writes. ``practice``: environments whose golden programs are shown, of a company drawn for
+    each dialogue (``sdk.practice``), ``practised`` dialogues each."""
+
+    drills: int = 0
+    dialogues: int = 0
+    record_drills: int = 0
+    records: int = 0
+    practice: tuple[str, ...] = ()
+    practised: int = 0
 
 
-def write_corpus(seed: int, dialogues: int, drills: int = 0, workers: int = 2) -> Corpus:
-    """The corpus of ``seed``: so many drills, then so many dialogues. A pure function of these, whatever ``workers`` is."""
+Written = tuple[str, str, tuple[str, ...], tuple[str, ...]]
+_PROGRAMS = {"drills": drill, "dialogues": make_dialogue, "record_drills": record_drill, "records": record_dialogue}
+
+
+def _written(d: Dialogue) -> Written:
+    return compact_dialogue(d.messages), d.source, d.questions, d.choices
+
+
+def _chunk(job: tuple[str, int, int], seed: int) -> list[Written]:
+    program, start, stop = job
+    return [_written(_PROGRAMS[program](seed, index)) for index in range(start, stop)]
+
+
+def _practised(path: str, seed: int, count: int) -> list[Written]:
+    """Dialogues of an environment; like those of the corpus's own programs they end with the last call."""
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    found = practice_dialogues(path, n=count, seed=seed)
+    return [_written(Dialogue(f"practice_{name}", p.messages[:-1], (f"{name}/{p.kind}",), ())) for p in found]
+
+
+def write_corpus(seed: int, sizes: Sizes, workers: int = 2) -> Corpus:
+    """The corpus of ``seed``: what each program of ``sizes`` writes in turn. A pure function of the two, for any ``workers``."""
     corpus = Corpus(seed)
-    stop = drills + dialogues
+    jobs = [
+        (program, start, min(start + CHUNK, getattr(sizes, program)))
+        for program in _PROGRAMS
+        for start in range(0, getattr(sizes, program), CHUNK)
+    ]
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers) as pool:
-        for rows in pool.imap(partial(_chunk, seed=seed, drills=drills, stop=stop), range(0, stop, CHUNK)):
+        practised = [pool.apply_async(_practised, (path, seed, sizes.practised)) for path in sizes.practice]
+        for rows in (*pool.imap(partial(_chunk, seed=seed), jobs), *(p.get() for p in practised)):
             for text, source, questions, choices in rows:
                 corpus.texts.append(text)
                 corpus.origins.append(source)
@@ -75,14 +106,19 @@ def tokenized(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, max_length: in
     """
     from frontier_tune.bases.tokenizer import encode_dialogue
 
-    drills: list[Row] = []
+    drills: list[tuple[float, Row]] = []
     dialogues: list[Row] = []
+    seen: Counter[str] = Counter()
     for text, origin in zip(corpus.texts, corpus.origins, strict=True):
         ids, mask = encode_dialogue(tokenizer, text)
+        seen[origin] += 1
         if len(ids) <= max_length:
             row = {"input_ids": ids, "labels": [t if m else -100 for t, m in zip(ids, mask, strict=True)]}
-            (drills if origin == "drill" else dialogues).append(row)
-    return drills, dialogues
+            if origin.endswith("drill"):  # the programs' drills take turns, each over the whole length
+                drills.append((seen[origin] / corpus.sources[origin], row))
+            else:
+                dialogues.append(row)
+    return [row for _, row in sorted(drills, key=lambda d: d[0])], dialogues
 
 
 def curriculum(drills: list[Row], dialogues: list[Row], batch: int, seed: int, first: float = 0.75) -> list[Row]:

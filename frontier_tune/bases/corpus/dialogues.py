@@ -9,6 +9,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 
+from frontier_tune.bases.corpus import records
 from frontier_tune.bases.corpus.drills import make_drill
 from frontier_tune.bases.corpus.questions import EXPLICIT, PRACTICE
 from frontier_tune.bases.corpus.sheets import make_scene
@@ -44,6 +45,17 @@ def _rng(*parts: object) -> random.Random:
 def drill(seed: int, index: int) -> Dialogue:
     """Drill number ``index`` of the corpus of ``seed``."""
     return Dialogue("drill", make_drill(_rng("drill", seed, index)), ("drill",), ())
+
+
+def record_drill(seed: int, index: int) -> Dialogue:
+    """Drill on records number ``index`` of the corpus of ``seed``."""
+    return Dialogue("record_drill", records.drill(_rng("record_drill", seed, index)), ("record_drill",), ())
+
+
+def record_dialogue(seed: int, index: int) -> Dialogue:
+    """Explicit dialogue on records number ``index`` of the corpus of ``seed``."""
+    question, messages = records.explicit(_rng("record", seed, index))
+    return Dialogue("record_explicit", messages, (question,), ())
 
 
 def make_dialogue(seed: int, index: int, practice_share: float = 0.5) -> Dialogue:

@@ -25,21 +25,33 @@ struct LoraSlice {
   int64_t out;     // width of this slice of y
 };
 
-// One expert layer with adapters. Sizes: T tokens, K experts a token, E experts, H hidden, I expert width, S slots.
+constexpr int64_t PANEL = 32;  // columns of a packed weight panel, the same for all instruction sets
+constexpr int64_t LANES = 8;   // rows of A are padded to a multiple of this
+
+struct bf16 {  // the upper half of a float
+  uint16_t bits;
+};
+
+// One expert layer with adapters, in F (float or bf16). Sizes: T tokens, K experts a token, E experts, H hidden, I expert width, S slots.
+template <class F>
 struct ExpertsArgs {
-  const float* x;         // [T, H]
+  const F* x;             // [T, H]
   const int32_t* ids;     // [T, K]
   const float* weights;   // [T, K]
   const int64_t* slots;   // [T], -1: no adapter; null: none has one
-  const float* w13;       // packed: see pack_panels; [E, panels(2I), H, PANEL]
-  const float* w2;        // packed; [E, panels(H), I, PANEL]
-  const float* a13;       // [S, E, P * R, H]: P = 2 where gate and up have an A each, else 1; null: no adapter here
-  const float* b13;       // [S, E, 2, R, I] (transposed)
-  const float* a2;        // [S, E, R, I]
-  const float* b2;        // [S, E, R, H] (transposed)
+  const F* w13;           // packed: see pack_panels; [E, panels(2I), H, PANEL]
+  const F* w2;            // packed; [E, panels(H), I, PANEL]
+  const F* lora;          // [S, E, adapter_size()]; null: no adapters
   float* y;               // [T * K, H] scratch
-  float* out;             // [T, H]
-  int64_t T, K, E, H, I, S, R, P;
+  F* out;                 // [T, H]
+  int64_t T, K, E, H, I, S, R, P;  // P = 2: gate and up have an A each; 1: they share it
+
+  // What one slot has for one expert, in the order in which it is read. Matrices as packed weights are: their columns side by side.
+  static int64_t padded(int64_t rank) { return (rank + LANES - 1) / LANES * LANES; }
+  int64_t b13_at() const { return H * padded(P * R); }              // behind A13 [H, P * R padded]
+  int64_t a2_at() const { return b13_at() + 2 * I * R; }            // behind B13 [2I / PANEL, R, PANEL]
+  int64_t b2_at() const { return a2_at() + I * padded(R); }         // behind A2 [I, R padded]
+  int64_t adapter_size() const { return b2_at() + H * R; }          // behind B2 [H / PANEL, R, PANEL]
 };
 
 struct AttentionArgs;  // attention_args.h
@@ -53,7 +65,7 @@ struct Kernels {
   void (*lora_linear)(const float* x, const int64_t* slots, const LoraSlice* slices, int64_t count, float* y, int64_t rows, int64_t in,
                       int64_t rank, int64_t y_stride, float scale, ParallelFor run);
   void (*pack_panels)(const float* w, float* packed, int64_t experts, int64_t out, int64_t in, ParallelFor run);
-  void (*experts)(const ExpertsArgs& args, ParallelFor run);
+  void (*experts)(const ExpertsArgs<float>& args, ParallelFor run);
   void (*softmax_rows)(float* z, const int64_t* target, float* lse, float* logprob, float* entropy, int64_t rows, int64_t width,
                        ParallelFor run);
   void (*softmax_rows_backward)(float* z, const int64_t* target, const float* lse, const float* entropy, const float* dlogprob,
@@ -77,6 +89,10 @@ struct Kernels {
   void (*training_experts_backward)(const TrainingArgs& args, ParallelFor run);
 };
 
-constexpr int64_t PANEL = 32;  // columns of a packed weight panel, the same for all instruction sets
+// The same of kernels in bfloat16, compiled for more instruction sets: kernels_bf16.cpp.
+struct KernelsBf16 {
+  void (*pack_panels)(const bf16* w, bf16* packed, int64_t experts, int64_t out, int64_t in, ParallelFor run);
+  void (*experts)(const ExpertsArgs<bf16>& args, ParallelFor run);
+};
 
 }  // namespace ft

@@ -11,7 +11,8 @@
 
 extern const ft::Kernels FT_CAT(ft_kernels_, FT_ISA);
 const ft::Kernels FT_CAT(ft_kernels_, FT_ISA) = {
-    ft::FT_ISA::rms_norm, ft::FT_ISA::add_rms_norm, ft::FT_ISA::lora_linear, ft::FT_ISA::pack_panels, ft::FT_ISA::experts,
+    ft::FT_ISA::rms_norm, ft::FT_ISA::add_rms_norm, ft::FT_ISA::lora_linear, ft::FT_ISA::pack_panels<float>,
+    ft::FT_ISA::experts<float>,
     ft::FT_ISA::softmax_rows, ft::FT_ISA::softmax_rows_backward, ft::FT_ISA::rms_norm_backward, ft::FT_ISA::swiglu,
     ft::FT_ISA::swiglu_backward, ft::FT_ISA::rotary, ft::FT_ISA::rotary_cached, ft::FT_ISA::sample_tokens,
     ft::FT_ISA::routing::route, ft::FT_ISA::routing::route_backward,

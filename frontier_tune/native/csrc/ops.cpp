@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "torch_side.h"
@@ -15,32 +16,44 @@ using torch::headeronly::ScalarType;
 
 #ifdef FT_HAS_AVX512
 extern const ft::Kernels ft_kernels_avx512;
+extern const ft::KernelsBf16 ft_kernels_bf16_avx512;
 #endif
 #ifdef FT_HAS_AVX2
 extern const ft::Kernels ft_kernels_avx2;
+extern const ft::KernelsBf16 ft_kernels_bf16_avx2;
 #endif
 extern const ft::Kernels ft_kernels_portable;
+extern const ft::KernelsBf16 ft_kernels_bf16_portable;
+#ifdef FT_HAS_AVX512_BF16
+extern const ft::KernelsBf16 ft_kernels_bf16_avx512_bf16;
+#endif
 
 namespace {
 
-int64_t best_isa() {
+struct Isa {
+  int64_t kernels, bf16;  // 0 portable, 1 AVX2, 2 AVX-512, and of kernels in bfloat16 3: AVX512-BF16
+};
+
+Isa best_isa() {
   const char* wanted = std::getenv("FRONTIER_TUNE_ISA");
   const std::string name = wanted ? wanted : "";
 #ifdef FT_HAS_AVX512
-  if ((name.empty() || name == "avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  if ((name.empty() || name == "avx512_bf16" || name == "avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return 2;
+    return {2, name != "avx512" && __builtin_cpu_supports("avx512bf16") ? 3 : 2};
 #endif
 #ifdef FT_HAS_AVX2
-  if (name != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+  if (name != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {1, 1};
 #endif
-  return 0;
+  return {0, 0};
 }
 
-int64_t isa() {
-  static const int64_t chosen = best_isa();
+const Isa& chosen() {
+  static const Isa chosen = best_isa();
   return chosen;
 }
+
+int64_t isa(bool bf16) { return bf16 ? chosen().bf16 : chosen().kernels; }
 
 }  // namespace
 
@@ -48,12 +61,25 @@ namespace ft {
 
 const Kernels& kernels() {
 #ifdef FT_HAS_AVX512
-  if (isa() == 2) return ft_kernels_avx512;
+  if (chosen().kernels == 2) return ft_kernels_avx512;
 #endif
 #ifdef FT_HAS_AVX2
-  if (isa() == 1) return ft_kernels_avx2;
+  if (chosen().kernels == 1) return ft_kernels_avx2;
 #endif
   return ft_kernels_portable;
+}
+
+static const KernelsBf16& kernels_bf16() {
+#ifdef FT_HAS_AVX512_BF16
+  if (chosen().bf16 == 3) return ft_kernels_bf16_avx512_bf16;
+#endif
+#ifdef FT_HAS_AVX512
+  if (chosen().bf16 == 2) return ft_kernels_bf16_avx512;
+#endif
+#ifdef FT_HAS_AVX2
+  if (chosen().bf16 == 1) return ft_kernels_bf16_avx2;
+#endif
+  return ft_kernels_bf16_portable;
 }
 
 void run(int64_t count, int64_t grain, Body body, void* context) {
@@ -118,16 +144,30 @@ void lora_linear(Tensor y, const Tensor& x, const Tensor& slots, std::vector<Ten
                         in, rank, y.stride(0), static_cast<float>(scale), run);
 }
 
+template <class F>
+F* elements(const Tensor& t, const char* op) {
+  constexpr bool whole = std::is_same_v<F, float>;
+  check(t.scalar_type() == (whole ? ScalarType::Float : ScalarType::BFloat16) && t.is_contiguous(), op,
+        whole ? "takes contiguous float32 tensors" : "takes contiguous bfloat16 tensors beside bfloat16 ones");
+  return static_cast<F*>(t.data_ptr());
+}
+
 void pack_panels(const Tensor& w, Tensor packed) {
   const char* op = "pack_panels";
   check(w.dim() == 3 && w.size(1) % ft::PANEL == 0 && packed.numel() == w.numel(), op, "w [E, out, in] with out a multiple of 32");
-  kernels().pack_panels(floats(w, op), mutable_floats(packed, op), w.size(0), w.size(1), w.size(2), run);
+  if (w.scalar_type() == ScalarType::BFloat16) {
+    check(w.size(2) % 2 == 0, op, "in bfloat16 `in` is even");
+    ft::kernels_bf16().pack_panels(elements<ft::bf16>(w, op), elements<ft::bf16>(packed, op), w.size(0), w.size(1), w.size(2), run);
+  } else {
+    kernels().pack_panels(floats(w, op), mutable_floats(packed, op), w.size(0), w.size(1), w.size(2), run);
+  }
 }
 
-void experts(Tensor out, const Tensor& x, const Tensor& ids, const Tensor& weights, const Tensor& w13, const Tensor& w2, const Tensor& slots,
-             std::vector<Tensor> lora, int64_t rank, bool shared_a) {
+template <class F>
+void experts_of(Tensor& out, const Tensor& x, const Tensor& ids, const Tensor& weights, const Tensor& w13, const Tensor& w2, const Tensor& slots,
+                const Tensor& lora, int64_t rank, bool shared_a, void (*kernel)(const ft::ExpertsArgs<F>&, ft::ParallelFor)) {
   const char* op = "experts";
-  ft::ExpertsArgs g{};
+  ft::ExpertsArgs<F> g{};
   check(x.dim() == 2 && ids.dim() == 2 && w2.dim() == 3 && w13.dim() == 3 && ids.size(0) == x.size(0), op, "x [T, H], ids [T, K], w13 [E, 2I, H], w2 [E, H, I]");
   g.T = x.size(0), g.H = x.size(1), g.K = ids.size(1), g.E = w2.size(0), g.I = w2.size(2);
   check(w2.size(1) == g.H && w13.size(0) == g.E && w13.size(1) == 2 * g.I && w13.size(2) == g.H, op, "w13 [E, 2I, H], w2 [E, H, I]");
@@ -135,24 +175,29 @@ void experts(Tensor out, const Tensor& x, const Tensor& ids, const Tensor& weigh
   check(g.K > 0 && g.T <= INT32_MAX / g.K, op, "K is positive and T * K fits 31 bits");
   check(weights.numel() == g.T * g.K && out.numel() == g.T * g.H, op, "weights [T, K], out [T, H]");
   check(ids.scalar_type() == ScalarType::Int && ids.is_contiguous(), op, "ids are contiguous int32");
-  g.x = floats(x, op), g.weights = floats(weights, op), g.w13 = floats(w13, op), g.w2 = floats(w2, op), g.out = mutable_floats(out, op);
+  g.x = elements<F>(x, op), g.w13 = elements<F>(w13, op), g.w2 = elements<F>(w2, op), g.out = elements<F>(out, op), g.weights = floats(weights, op);
   g.ids = static_cast<const int32_t*>(ids.data_ptr());
   for (int64_t i = 0; i < g.T * g.K; i++) check(g.ids[i] >= 0 && g.ids[i] < g.E, op, "an expert id is out of range");
-  if (!lora.empty()) {
-    check(lora.size() == 4 && rank > 0, op, "lora is A13, B13, A2, B2");
+  if (lora.numel() > 0) {
     check(slots.scalar_type() == ScalarType::Long && slots.is_contiguous() && slots.numel() >= g.T, op, "slots are contiguous int64 [T]");
-    g.S = lora[0].size(0), g.R = rank, g.P = shared_a ? 1 : 2;
-    auto padded = [](int64_t n) { return (n + 15) / 16 * 16; };
-    check(lora[0].numel() == g.S * g.E * g.H * padded(g.P * g.R) && lora[1].numel() == g.S * g.E * 2 * g.R * g.I &&
-              lora[2].numel() == g.S * g.E * g.I * padded(g.R) && lora[3].numel() == g.S * g.E * g.R * g.H,
-          op, "A13 [S, E, H, 16n], B13 [S, E, 2, R, I], A2 [S, E, I, 16n], B2 [S, E, R, H]");
-    g.a13 = floats(lora[0], op), g.b13 = floats(lora[1], op), g.a2 = floats(lora[2], op), g.b2 = floats(lora[3], op);
+    check(lora.dim() == 3 && rank > 0, op, "lora [S, E, what a slot has for an expert], of a positive rank");
+    g.S = lora.size(0), g.R = rank, g.P = shared_a ? 1 : 2, g.lora = elements<F>(lora, op);
+    check(lora.size(1) == g.E && lora.size(2) == g.adapter_size(), op, "lora [S, E, A13 (H, 8n), B13 (2I, R), A2 (I, 8n), B2 (H, R)]");
     g.slots = static_cast<const int64_t*>(slots.data_ptr());
     for (int64_t t = 0; t < g.T; t++) check(g.slots[t] >= -1 && g.slots[t] < g.S, op, "a slot is out of range");
   }
-  Tensor y = torch::stable::new_empty(x, {g.T * g.K, g.H});
+  Tensor y = torch::stable::new_empty(x, {g.T * g.K, g.H}, ScalarType::Float);
   g.y = static_cast<float*>(y.data_ptr());
-  kernels().experts(g, run);
+  kernel(g, run);
+}
+
+// In the type of x, float32 or bfloat16: weights, adapters and out are of the same; sums are float32.
+void experts(Tensor out, const Tensor& x, const Tensor& ids, const Tensor& weights, const Tensor& w13, const Tensor& w2, const Tensor& slots,
+             const Tensor& lora, int64_t rank, bool shared_a) {
+  if (x.scalar_type() == ScalarType::BFloat16)
+    experts_of<ft::bf16>(out, x, ids, weights, w13, w2, slots, lora, rank, shared_a, ft::kernels_bf16().experts);
+  else
+    experts_of<float>(out, x, ids, weights, w13, w2, slots, lora, rank, shared_a, kernels().experts);
 }
 
 void rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& w, double eps, Tensor dx) {
@@ -241,13 +286,13 @@ void sample_tokens(const Tensor& logits, const Tensor& temperature, const Tensor
 }  // namespace
 
 STABLE_TORCH_LIBRARY(frontier_tune, m) {
-  m.def("isa() -> int");
+  m.def("isa(bool bf16=False) -> int");
   m.def("rms_norm(Tensor x, Tensor weight, float eps, Tensor(a!) y) -> ()");
   m.def("add_rms_norm(Tensor(a!) x, Tensor(b!) residual, Tensor weight, float eps) -> ()");
   m.def("lora_linear(Tensor(a!) y, Tensor x, Tensor slots, Tensor[] a, Tensor[] b, float scale) -> ()");
   m.def("pack_panels(Tensor w, Tensor(a!) packed) -> ()");
   m.def(
-      "experts(Tensor(a!) out, Tensor x, Tensor ids, Tensor weights, Tensor w13, Tensor w2, Tensor slots, Tensor[] lora, int rank, "
+      "experts(Tensor(a!) out, Tensor x, Tensor ids, Tensor weights, Tensor w13, Tensor w2, Tensor slots, Tensor lora, int rank, "
       "bool shared_a) -> ()");
   m.def("rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float eps, Tensor(a!) dx) -> ()");
   m.def("swiglu(Tensor z, Tensor(a!) h) -> ()");

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from frontier_tune.contracts import BadInput
+from frontier_tune.orchestration.plan import machine
 from frontier_tune.orchestration.plan.sizes import quantization, windows
 from frontier_tune.recipe import Recipe
 
@@ -12,8 +13,14 @@ from frontier_tune.recipe import Recipe
 def missing(recipe: Recipe, config: Any) -> list[str]:
     """One line each: what is missing, and the key that asks for it. Empty where the recipe can run as it is."""
     p = recipe.placement
+    gpus = p.gpus if p.gpus_per_node is not None else len(machine.gpus())
+    several = p.samplers > 1 or p.address is not None
     asked = {
-        "placement.samplers": (p.samplers > 1, f"{p.samplers} samplers: a run has one"),
+        "placement.samplers": (several and gpus > 0, "a GPU of its own for each of several samplers: all would take the first"),
+        "run.deterministic": (
+            recipe.run.deterministic and several,
+            "the same bytes at every try: of several samplers whichever is freer takes a request",
+        ),
         "placement.tensor_parallel": (p.tensor_parallel > 1, "splitting a sampler over GPUs: it runs in one process"),
         "placement.shard_base": (p.shard_base, "splitting the base over learners (FSDP2): each holds all of it"),
         "learner.activation_checkpointing": (
@@ -21,8 +28,7 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
             "computing activations again in backward: the learner keeps all of them",
         ),
         "placement.episode_actors": (p.episode_actors > 1, f"{p.episode_actors} episode actors: a run has one"),
-        "placement.nodes": (p.nodes > 1, f"{p.nodes} nodes: a run's actors live on one machine"),
-        "placement.address": (p.address is not None, "joining a Ray cluster: a run starts a Ray of its own"),
+        "placement.nodes": (p.nodes > 1 and p.address is None, f"{p.nodes} nodes need a cluster: its placement.address"),
         "placement.layout": (
             p.layout == "disaggregated" and p.gpus > 0,
             "GPUs of their own for samplers and learners: all actors of a run see the same",

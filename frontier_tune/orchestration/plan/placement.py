@@ -45,7 +45,7 @@ def lines(placed: Sequence[Placed]) -> list[str]:
 
 
 def assign(actors: Sequence[Actor], p: Placement) -> list[Placed]:
-    """Every actor's place. Learners fill nodes from the first, samplers from the last (disaggregated) or the same GPUs.
+    """Every actor's place. Learners fill GPUs from the first node on; samplers come behind them, or colocated on the same GPUs.
 
     A sampler's GPUs are of one node. Actors without a GPU go around the nodes, the driver to the first. Raises BadInput where
     there are too few GPUs.

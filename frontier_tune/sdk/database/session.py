@@ -75,8 +75,12 @@ class DatabaseSession:
 
         ``code`` is not used before the first change.
         """
-        pristine = not self.statements
-        views = _views(self.original) if pristine else self._ask(_need(code), [], [self.content], ["views"])[0][0]["views"]
+        views = _views(self.original)
+        if self.statements:
+            answer = self._ask(_need(code), [], [self.content], ["views"])[0][0]
+            if answer["error"] is not None:
+                raise ToolError(answer["error"])
+            views = answer["views"]
         found = next((v for v in views if v["name"].casefold() == table.strip().casefold()), None)
         if found is None:
             raise ToolError(f"no table {table.strip()}; tables: {', '.join(v['name'] for v in views)}")
@@ -131,10 +135,16 @@ def make_database(tables: Mapping[str, tuple[Mapping[str, str], Iterable[Sequenc
 
 @lru_cache(maxsize=96)
 def state_of(content: bytes) -> Mapping[str, Any]:
-    """The flat state of a file that the environment made itself; never call it with what an agent's statements left."""
+    """The flat state of a file that the environment made itself; never call it with what an agent's statements left.
+
+    Raises ValueError for a table of more than ``MAX_ROWS_COMPARED`` rows: what an agent changes there would not be seen.
+    """
     connection = sqlite3.connect(":memory:")
     try:
         connection.deserialize(content)
+        long = next((v["name"] for v in script.views(connection) if v["count"] > MAX_ROWS_COMPARED), None)
+        if long is not None:
+            raise ValueError(f"the table {long} has more than {MAX_ROWS_COMPARED} rows, which is more than replays compare")
         return MappingProxyType(script.state(connection, MAX_ROWS_COMPARED))
     finally:
         connection.close()

@@ -25,7 +25,7 @@ class Item(Generic[Context]):
 class Checklist(Generic[Context]):
     """Callable: the share of weight that holds, in [0, 1], as a rubric's component wants it.
 
-    Raises ValueError where it is empty, names repeat or a weight is not above 0.
+    Raises ValueError where it is empty, names repeat or a weight is not above 0 and finite.
     """
 
     def __init__(self, items: Sequence[Item[Context]]) -> None:
@@ -33,8 +33,8 @@ class Checklist(Generic[Context]):
         names = [item.name for item in self.items]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"checklist: items need names, each once; these are: {', '.join(names) or 'none'}")
-        if any(not item.weight > 0 for item in self.items):
-            raise ValueError("checklist: weights are above 0; leave out what does not count")
+        if any(not 0 < item.weight < math.inf for item in self.items):
+            raise ValueError("checklist: weights are above 0 and finite; leave out what does not count")
 
     def __call__(self, context: Context) -> float:
         missed = self.missed(context)

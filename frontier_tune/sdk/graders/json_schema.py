@@ -1,4 +1,5 @@
-"""Whether a JSON value fits a schema: the part of JSON Schema 2020-12 that answers need. What it doesn't know it refuses."""
+"""Whether a JSON value fits a schema: the part of JSON Schema 2020-12 that answers need. What it doesn't know it refuses,
+wherever in the schema it stands and whatever the answer is."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "array": lambda v: isinstance(v, list),
     "object": lambda v: isinstance(v, dict),
 }
-_NOTES = {"title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs"}
-_DEEPEST = 64
+_NOTES = {"title", "description", "default", "examples", "$schema", "$id", "$comment"}
+_DEEPEST = 64  # levels of an answer, and schemas that apply to one place of it by way of another
 
 
 class SchemaError(ValueError):
@@ -27,39 +28,68 @@ class SchemaError(ValueError):
 
 def matches_schema(answer: Any, schema: Schema) -> bool:
     """Whether ``answer``, a JSON value or its text, fits. Text that is no JSON does not. Raises SchemaError."""
+    _require_sound(schema, schema, "$")
     if isinstance(answer, str):
         try:
             answer = json.loads(answer, parse_constant=_refuse)
         except (ValueError, RecursionError):
-            schema_errors(None, schema)  # a wrong schema is told whatever the answer is
             return False
-    return not schema_errors(answer, schema)
+    return next(_check(answer, schema, schema, "$", 0, 0), None) is None
 
 
 def schema_errors(value: Any, schema: Schema) -> list[str]:
     """What does not fit, each with its place (``$.rows[2].amount``). Raises SchemaError."""
-    return [f"{place}: {problem}" for place, problem in _check(value, schema, schema, "$", 0)]
+    _require_sound(schema, schema, "$")
+    return [f"{place}: {problem}" for place, problem in _check(value, schema, schema, "$", 0, 0)]
 
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _check(value: Any, schema: Schema, root: Schema, place: str, depth: int) -> Iterator[tuple[str, str]]:
+def _require_sound(schema: Any, root: Any, place: str) -> None:
+    """Raises SchemaError for what is wrong in ``schema`` or in any schema within."""
+    if isinstance(schema, bool):
+        return
+    if not isinstance(schema, Mapping):
+        raise SchemaError(f"schema at {place}: {schema!r:.60} is no schema")
+    for keyword, argument in schema.items():
+        if keyword in _NOTES:
+            continue
+        if keyword not in _ARGUMENTS:
+            raise SchemaError(f"schema at {place}: '{keyword}' is not known here; known: {', '.join(sorted(_KEYWORDS))}")
+        wanted, fits = _ARGUMENTS[keyword]
+        if not fits(argument):
+            raise SchemaError(f"schema at {place}: '{keyword}' takes {wanted}, not {argument!r:.60}")
+        there = root.get("$defs") if _is_map(root.get("$defs")) else {}
+        if keyword == "$ref" and _name(argument) not in there:
+            said = f"only '#/$defs/NAME' of the schema itself; there are {', '.join(there) or 'none'}"
+            raise SchemaError(f"schema at {place}: $ref '{argument}': {said}")
+        within: Mapping[Any, Any] = {}
+        if keyword in ("properties", "$defs"):
+            within = {f".{keyword}.{name}": part for name, part in argument.items()}
+        elif keyword in ("anyOf", "oneOf", "allOf"):
+            within = {f".{keyword}[{i}]": part for i, part in enumerate(argument)}
+        elif keyword in ("items", "additionalProperties", "not"):
+            within = {f".{keyword}": argument}
+        for at, part in within.items():
+            _require_sound(part, root, place + at)
+
+
+def _check(value: Any, schema: Any, root: Any, place: str, depth: int, hops: int) -> Iterator[tuple[str, str]]:
+    """``depth``: levels of the answer above ``value``; ``hops``: schemas for this very value that led here."""
     if isinstance(schema, bool):
         if not schema:
             yield place, "nothing may be here"
         return
-    if not isinstance(schema, Mapping):
-        raise SchemaError(f"schema at {place}: {schema!r:.60} is no schema")
+    if hops > _DEEPEST:
+        raise SchemaError(f"schema at {place}: more than {_DEEPEST} schemas for one value; does a $ref lead to itself?")
     if depth > _DEEPEST:
-        raise SchemaError(f"schema at {place}: nested deeper than {_DEEPEST}; does a $ref lead to itself?")
-    unknown = sorted(schema.keys() - _KEYWORDS.keys() - _NOTES)
-    if unknown:
-        raise SchemaError(f"schema at {place}: '{unknown[0]}' is not known here; known: {', '.join(sorted(_KEYWORDS))}")
+        yield place, f"is nested deeper than {_DEEPEST}"
+        return
 
     def sub(value: Any, schema: Schema, place: str) -> Problems:
-        return _check(value, schema, root, place, depth + 1)
+        return _check(value, schema, root, place, depth + bool(place), 0 if place else hops + 1)
 
     for keyword, argument in schema.items():
         if keyword in _KEYWORDS:
@@ -73,9 +103,6 @@ Sub = Callable[[Any, Schema, str], Problems]
 
 def _type(value: Any, names: Any, schema: Any, sub: Sub, root: Any) -> Problems:
     names = [names] if isinstance(names, str) else names
-    wrong = [n for n in names if n not in _TYPES]
-    if wrong:
-        raise SchemaError(f"'{wrong[0]}' is no type; types: {', '.join(_TYPES)}")
     if not any(_TYPES[name](value) for name in names):
         yield "", f"is no {' or '.join(names)}"
 
@@ -146,12 +173,12 @@ def _not(value: Any, argument: Any, schema: Any, sub: Sub, root: Any) -> Problem
         yield "", "fits what it must not"
 
 
-def _reference(value: Any, name: Any, schema: Any, sub: Sub, root: Any) -> Problems:
-    found = re.fullmatch(r"#/\$defs/(\w+)", str(name))
-    defined = root.get("$defs", {}) if isinstance(root, Mapping) else {}
-    if found is None or found[1] not in defined:
-        raise SchemaError(f"$ref '{name}': only '#/$defs/NAME' of the schema itself; there are {', '.join(defined) or 'none'}")
-    yield from sub(value, defined[found[1]], "")
+def _reference(value: Any, reference: Any, schema: Any, sub: Sub, root: Any) -> Problems:
+    yield from sub(value, root["$defs"][_name(reference)], "")
+
+
+def _name(reference: str) -> str:
+    return reference.removeprefix("#/$defs/") if reference.startswith("#/$defs/") else ""
 
 
 def _enum(value: Any, options: Any, schema: Any, sub: Sub, root: Any) -> Problems:
@@ -180,4 +207,45 @@ _KEYWORDS: dict[str, Callable[..., Problems]] = {
     "allOf": _some(lambda n, of: n == of, "all are needed"),
     "not": _not,
     "$ref": _reference,
+}
+
+
+def _are(kind: Callable[[Any], bool], least: int = 0, once: bool = False) -> Callable[[Any], bool]:
+    """A list of at least ``least`` of a kind, each but ``once``."""
+    return lambda v: isinstance(v, list) and len(v) >= least and all(map(kind, v)) and not (once and len({*v}) < len(v))
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and re.compile(value) is not None
+    except re.error:
+        return False
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, bool | Mapping)
+
+
+def _is_type(value: Any) -> bool:
+    return isinstance(value, str) and value in _TYPES
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+# What a keyword takes, in words and as a test; the schemas within are looked at one by one.
+_ARGUMENTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "type": (f"one or more of {', '.join(_TYPES)}", lambda v: _is_type(v) or _are(_is_type, 1, once=True)(v)),
+    "enum": ("a list of values", lambda v: isinstance(v, list)),
+    "const": ("any value", lambda v: True),
+    **dict.fromkeys(("properties", "$defs"), ("schemas by name", _is_map)),
+    "required": ("a list of names, each once", _are(_TYPES["string"], once=True)),
+    **dict.fromkeys(("items", "additionalProperties", "not"), ("a schema", _is_schema)),
+    "uniqueItems": ("true or false", _TYPES["boolean"]),
+    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), ("a count", lambda v: _TYPES["integer"](v) and v >= 0)),
+    "pattern": ("a regular expression", _is_pattern),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), ("a number", _TYPES["number"])),
+    **dict.fromkeys(("anyOf", "oneOf", "allOf"), ("a list of schemas", _are(_is_schema, 1))),
+    "$ref": ("a reference", _TYPES["string"]),
 }

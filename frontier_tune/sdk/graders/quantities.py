@@ -80,10 +80,10 @@ def _number(text: str, decimal: str) -> Fraction:
 
 
 def _with_unit(value: Fraction, unit: str, text: str) -> Quantity:
-    if unit in _CURRENCIES or re.fullmatch("[A-Z]{3}", unit):
-        return Quantity(value, _CURRENCIES.get(unit, unit))
     name = _LONG.get(unit.casefold(), unit)
     known = _UNITS.get(name) or _UNITS.get(name.casefold())
+    if known is None and (unit in _CURRENCIES or re.fullmatch("[A-Z]{3}", unit)):  # MIN, HRS and DAY are no currencies
+        return Quantity(value, _CURRENCIES.get(unit, unit))
     if known is None:
         known_units = ", ".join(filter(None, _UNITS))
         raise ValueError(f"{text[:40]!r}: unknown unit {unit[:20]!r}; known: {known_units} and currency codes")

@@ -57,10 +57,10 @@ class RecordSession:
                 lines = [f"{table} {len(keys)}"]
                 if keys:
                     record = self.store.get(table, keys[0]) or {}
-                    lines += ["|".join(("Number", *record)), "|".join((keys[0], *self._values(record)))]
+                    lines += [f"Number: {keys[0]}", *self._fields(record)]
                 return "\n".join(lines)
         table, key, record = self.locate(where)
-        return "\n".join((f"{table} {key}", "|".join(record), "|".join(self._values(record))))
+        return "\n".join((f"{table} {key}", *self._fields(record)))
 
     def find(self, text: str, field: str) -> str:
         """How many records hold ``text`` in some open field (case and spacing aside), and the first few as ``field|key``."""
@@ -86,8 +86,9 @@ class RecordSession:
         self.store.put(table, key, record | {field: value})
         return f"{key}!{field} is {value}"
 
-    def _values(self, record: Record) -> list[str]:
-        return [SEALED if field in self.sealed else _show(value) for field, value in record.items()]
+    def _fields(self, record: Record) -> list[str]:
+        """Each field beside its value: what a value is of must not have to be counted out."""
+        return [f"{field}: {SEALED if field in self.sealed else _show(value)}".rstrip() for field, value in record.items()]
 
 
 def _show(value: Any) -> str:

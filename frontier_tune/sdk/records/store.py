@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from frontier_tune.contracts import BadInput, canonical_json, content_hash
+from frontier_tune.contracts import BadInput, content_hash
 
 Record = dict[str, Any]
 Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -51,13 +53,13 @@ class MemoryStore:
         }
 
     def tables(self) -> list[str]:
-        return list(self._tables)
+        return list(self._now())
 
     def keys(self, table: str) -> list[str]:
-        return list(self._tables.get(table, ()))
+        return list(self._now().get(table, ()))
 
     def get(self, table: str, key: str) -> Record | None:
-        record = self._tables.get(table, {}).get(key)
+        record = self._now().get(table, {}).get(key)
         return None if record is None else copied(record)
 
     def put(self, table: str, key: str, record: Record) -> None:
@@ -66,36 +68,67 @@ class MemoryStore:
     def delete(self, table: str, key: str) -> None:
         self._tables.get(table, {}).pop(key, None)
 
+    def _now(self) -> dict[str, dict[str, Record]]:
+        return self._tables
+
 
 class JsonStore(MemoryStore):
     """A store in one JSON file, ``{table: {key: record}}``, written whole at every change (atomically; for small ones).
 
-    Raises BadInput where the file is missing or holds something else.
+    Several processes may work on one file: each sees what the others have written, and writes are done one after the other
+    (``file.lock`` beside it). Raises BadInput where the file is missing or holds something else.
     """
 
     def __init__(self, path: str | Path) -> None:
+        super().__init__()
         self.path = Path(path)
-        try:
-            tables = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise BadInput(f"{path}: can't be read as a record store: {e}") from None
-        fits = isinstance(tables, dict) and all(isinstance(t, dict) for t in tables.values())
-        if not fits or not all(isinstance(r, dict) for t in tables.values() for r in t.values()):
-            raise BadInput(f'{path}: no record store; it holds {{"table": {{"key": {{"field": value}}}}}}')
-        super().__init__(tables)
+        self._read()
 
     def put(self, table: str, key: str, record: Record) -> None:
-        super().put(table, key, record)
-        self._write()
+        with self._alone():
+            tables = self._now()
+            self._write({**tables, table: {**tables.get(table, {}), key: copied(record)}})
 
     def delete(self, table: str, key: str) -> None:
-        super().delete(table, key)
-        self._write()
+        with self._alone():
+            tables = self._now()
+            if key in tables.get(table, {}):
+                self._write({**tables, table: {k: r for k, r in tables[table].items() if k != key}})
 
-    def _write(self) -> None:
+    def _now(self) -> dict[str, dict[str, Record]]:
+        if _stamp(self.path) != self._seen:
+            self._read()
+        return self._tables
+
+    def _read(self) -> None:
+        try:
+            seen = _stamp(self.path)  # before it is read: what is written meanwhile is read again
+            tables = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise BadInput(f"{self.path}: can't be read as a record store: {e}") from None
+        fits = isinstance(tables, dict) and all(isinstance(t, dict) for t in tables.values())
+        if not fits or not all(isinstance(r, dict) for t in tables.values() for r in t.values()):
+            raise BadInput(f'{self.path}: no record store; it holds {{"table": {{"key": {{"field": value}}}}}}')
+        self._tables, self._seen = tables, seen
+
+    def _write(self, tables: dict[str, dict[str, Record]]) -> None:
+        """What can't be written changes nothing, in memory neither."""
         temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text(canonical_json(self._tables), encoding="utf-8")
+        temporary.write_text(json.dumps(tables, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        seen = _stamp(temporary)
         os.replace(temporary, self.path)
+        self._tables, self._seen = tables, seen
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def copied(record: Mapping[str, Any]) -> Record:

@@ -5,6 +5,7 @@ A ``WorkflowEnv`` mixes in what it needs, sets ``self.records`` when an episode 
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,7 +52,7 @@ class Contact:
     about: str
 
 
-class PeopleTools:
+class PeopleTools(abc.ABC):
     """Tools that reach people, simulated by rules: ``reply`` says what they answer.
 
     ``contacts``, set anew by ``begin``, keeps who was bothered with what; a contact that ToolError refused did not happen.
@@ -59,9 +60,9 @@ class PeopleTools:
 
     contacts: list[Contact]
 
+    @abc.abstractmethod
     def reply(self, contact: Contact) -> str:
         """What the person answers, and what they do. Raises ToolError where nobody of that name can be reached."""
-        raise NotImplementedError
 
     @tool(effect="virtual")
     def ask(self, person: str, about: str) -> str:

@@ -69,7 +69,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def depends(session: WorkbookSession, cell: Cell, answers: Collection[Cell]) -> bool:
     """Whether ``cell`` holds a formula with a reference to some cell that is no answer."""
-    formula = session.book[cell[0]].cell(*cell[1:]).value
+    formula = session.held(cell)
     if not isinstance(formula, str) or not formula.startswith("="):
         return False
     return any(_reaches_out(sheet, block, answers) for sheet, block in references(formula, cell[0]))

@@ -62,17 +62,26 @@ class Engine:
 
     def _load(self, sheet: Worksheet) -> None:
         target = self._book.sheet(sheet.title)
-        filled = {place: cell.value for place, cell in sheet._cells.items() if cell.value is not None}
-        formulas = {place: v for place, v in filled.items() if isinstance(v, str) and v.startswith("=")}
-        constants = {place: v for place, v in filled.items() if place not in formulas}
-        if constants:
-            height, width = max(r for r, _ in constants), max(c for _, c in constants)
-            if height * width <= DENSE * len(constants):
-                block = [[constants.get((r, c)) for c in range(1, width + 1)] for r in range(1, height + 1)]
-                target.set_values_batch(1, 1, height, width, block)
-            else:  # a stray cell far out: one by one
-                for (r, c), v in constants.items():
-                    target.set_value(r, c, v)
+        constants: dict[tuple[int, int], Any] = {}
+        formulas: dict[tuple[int, int], str] = {}
+        height = width = 0
+        for (r, c), cell in sheet._cells.items():
+            value = cell.value
+            if value is None:
+                continue
+            if isinstance(value, str) and value.startswith("="):
+                formulas[r, c] = value
+                continue
+            constants[r, c] = value
+            height, width = max(height, r), max(width, c)
+        if constants and height * width <= DENSE * len(constants):
+            block: list[list[Any]] = [[None] * width for _ in range(height)]
+            for (r, c), value in constants.items():
+                block[r - 1][c - 1] = value
+            target.set_values_batch(1, 1, height, width, block)
+        else:  # a stray cell far out: one by one
+            for (r, c), value in constants.items():
+                target.set_value(r, c, value)
         for (r, c), formula in formulas.items():
             target.set_formula(r, c, formula)
 
@@ -81,9 +90,10 @@ class Engine:
 
         Raises ToolError where a formula can't be read; cells set before it stay set.
         """
+        targets: dict[str, Any] = {}
         try:
             for (sheet, row, column), content in cells.items():
-                target = self._book.sheet(sheet)
+                target = targets.get(sheet) or targets.setdefault(sheet, self._book.sheet(sheet))
                 if isinstance(content, str) and content.startswith("="):
                     target.set_formula(row, column, content)
                 else:
@@ -94,14 +104,15 @@ class Engine:
 
     def value(self, sheet: str, row: int, column: int) -> Any:
         """Calculated value: None, bool, float, str, date, datetime or CellError."""
-        return _plain(self._book.get_value(sheet, row, column))
+        return plain(self._book.get_value(sheet, row, column))
 
     def values(self, sheet: str, first_row: int, first_column: int, last_row: int, last_column: int) -> list[list[Any]]:
         block = self._range(sheet, first_row, first_column, last_row, last_column)
-        return [[_plain(v) for v in row] for row in self._book.sheet(sheet).get_values(block)]
+        return [[plain(v) for v in row] for row in self._book.sheet(sheet).get_values(block)]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as formualizer gives it, its errors as CellError."""
     if isinstance(value, dict):
         return CellError(ERRORS.get(value.get("kind", ""), "#VALUE!"))
     return value

@@ -7,7 +7,7 @@ any size (a formula of twenty characters would hold a worker for minutes). Real 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from frontier_tune.sdk.tools import ToolError
 from frontier_tune.sdk.workbook.addresses import MAX_COLUMN, MAX_ROW, parse_range, split_sheet
@@ -21,6 +21,7 @@ TAKE_LARGE = frozenset(
 )
 
 _STRINGS = re.compile(r'"(?:[^"]|"")*"')
+_QUOTED_SHEET = re.compile(r"'(?:[^']|'')*'!")
 _FUNCTION = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\s*\(")
 _END = r"\$?[A-Za-z]{1,3}\$?[0-9]{1,7}"
 _WHOLE = r"\$?[A-Za-z]{1,3}:\$?[A-Za-z]{1,3}|\$?[0-9]{1,7}:\$?[0-9]{1,7}"
@@ -67,8 +68,11 @@ def check_text(text: str) -> None:
         raise ToolError("a cell holds at most 32767 characters")
 
 
-def check_formula(formula: str) -> None:
-    """Raise ToolError where ``formula`` does not parse or is refused; nothing is changed."""
+def check_formula(formula: str, allowed: Collection[str] | None = None) -> None:
+    """Raise ToolError where ``formula`` does not parse or is refused; nothing is changed.
+
+    ``allowed``: the only functions that it may call; None for all. Those that this module refuses are refused either way.
+    """
     import formualizer
 
     check_text(formula)
@@ -77,7 +81,10 @@ def check_formula(formula: str) -> None:
     except Exception as e:  # the parser's own exception type is not exported under one stable name
         raise ToolError(reason(e)) from None
     used = functions(formula)
-    for name in sorted(used & (VOLATILE | UNBOUNDED)):
+    refused = used & (VOLATILE | UNBOUNDED)
+    if allowed is not None:
+        refused |= functions(_QUOTED_SHEET.sub("", formula)) - set(allowed)  # 'Sales (2)'!A1 calls nothing
+    for name in sorted(refused):
         raise ToolError(f"{name} is not available here")
     if not used <= TAKE_LARGE and any(area(block) > LARGE for _, block in references(formula, "")):
         raise ToolError(f"{sorted(used - TAKE_LARGE)[0]} takes at most {LARGE} cells")

@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from frontier_tune.sdk.workbook.addresses import letters
+from frontier_tune.sdk.workbook.cells import CellWriter
 from frontier_tune.sdk.workbook.vocabulary import VALUES
 
 if TYPE_CHECKING:
@@ -75,39 +77,37 @@ def lay_out(sheets: list[SheetSpec], family: Family, structure: random.Random) -
 
 
 def _lay_sheet(book: Workbook, spec: SheetSpec, family: Family, structure: random.Random) -> None:
-    from frontier_tune.sdk.workbook.addresses import letters
-
-    ws = book.create_sheet(spec.name)
+    put = CellWriter(book.create_sheet(spec.name)).put
     left = structure.randint(*family.left_margin) + 1
     row = 1
     for _ in range(structure.randint(*family.title_rows)):
-        ws.cell(row, left).value = structure.choice(_TITLES)
+        put(row, left, structure.choice(_TITLES))
         row += 1
     if row > 1 and structure.random() < 0.5:
         row += 1
     for j, header in enumerate(spec.headers):
-        ws.cell(row, left + j).value = header
+        put(row, left + j, header)
     header_row = row
     every = structure.randint(*family.blank_every) if family.blank_every else 0
     row += 1
     for i, values in enumerate(spec.rows):
         for j, value in enumerate(values):
             if value is not None:
-                ws.cell(row, left + j).value = value
+                put(row, left + j, value)
         row += 1
         if every and (i + 1) % every == 0 and i + 1 < len(spec.rows):
             row += 1
     last = row - 1
     if family.totals_row and spec.totals:
-        ws.cell(row, left).value = structure.choice(VALUES["total_label"])
+        put(row, left, structure.choice(VALUES["total_label"]))
         for name in spec.totals:
             column = letters(left + spec.headers.index(name))
-            ws.cell(row, left + spec.headers.index(name)).value = f"=SUM({column}{header_row + 1}:{column}{last})"
+            put(row, left + spec.headers.index(name), f"=SUM({column}{header_row + 1}:{column}{last})")
         row += 1
     for _ in range(structure.randint(*family.notes_below)):
         row += 1
-        ws.cell(row, left).value = structure.choice(_NOTES)
+        put(row, left, structure.choice(_NOTES))
     if family.notes_beside:
         beside = left + len(spec.headers) + 1
         for offset in range(2):
-            ws.cell(header_row + 1 + offset, beside).value = structure.choice(_NOTES)
+            put(header_row + 1 + offset, beside, structure.choice(_NOTES))

@@ -7,12 +7,13 @@ replay the edits elsewhere and see that nothing else changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.sdk.tools import ToolError
 from frontier_tune.sdk.workbook import addresses as a1
+from frontier_tune.sdk.workbook.cells import CellWriter
 from frontier_tune.sdk.workbook.engine import CellError, Engine
 from frontier_tune.sdk.workbook.formula_text import check_formula, check_text
 from frontier_tune.sdk.workbook.references import Table, Template, compile_formula
@@ -20,6 +21,7 @@ from frontier_tune.sdk.workbook.tables import find_table
 
 if TYPE_CHECKING:
     from openpyxl import Workbook
+    from openpyxl.worksheet.worksheet import Worksheet
 
 MAX_CELLS_READ = 120
 MAX_SHOWN = 200  # characters of one cell's text that an observation shows
@@ -42,10 +44,14 @@ def show(value: Any) -> str:
 
 
 class WorkbookSession:
-    """One open workbook. Every edit reaches both models or neither."""
+    """One open workbook. Every edit reaches both models or neither.
 
-    def __init__(self, book: Workbook) -> None:
+    ``functions``: the only ones that formulas of edits may call, such as ``functions.AGREED``; None for all that are not refused.
+    """
+
+    def __init__(self, book: Workbook, functions: Collection[str] | None = None) -> None:
         self.book = book
+        self.functions = functions
         self.engine = Engine(book)
         self.changed: dict[Cell, Any] = {}  # cell -> what the workbook now holds there (formula text or value)
         self.originals: dict[Cell, Any] = {}  # the same cells -> what they held when the session began
@@ -105,6 +111,10 @@ class WorkbookSession:
             lines.append("|".join(show(v) for v in values))
         return "\n".join(lines)
 
+    def held(self, cell: Cell) -> Any:
+        """What the workbook holds in a cell, formulas as text; None where it is empty. Looking makes no cell."""
+        return _held(self.book[cell[0]], cell)
+
     # -- editing -----------------------------------------------------------------------------------------------------
 
     def fill(self, sheet: str, column: str, formula: str) -> str:
@@ -119,15 +129,16 @@ class WorkbookSession:
 
     def put(self, cells: Mapping[Cell, Any]) -> None:
         """Set values and formulas (A1 references only) as they are; all or, where the engine refuses one (ToolError), none."""
-        before = {cell: self._held(cell) for cell in cells}
+        sheets = {title: self.book[title] for title in {cell[0] for cell in cells}}
+        before = {cell: _held(sheets[cell[0]], cell) for cell in cells}
         try:
             self.engine.set_cells(cells)
         except ToolError:
             self.engine.set_cells(before)
             raise
-        sheets = {title: self.book[title] for title in {cell[0] for cell in cells}}
+        writers = {title: CellWriter(sheet) for title, sheet in sheets.items()}
         for (title, row, column), content in cells.items():
-            sheets[title].cell(row, column).value = content
+            writers[title].put(row, column, content)
         self.changed.update(cells)
         for cell, held in before.items():
             self.originals.setdefault(cell, held)
@@ -135,29 +146,25 @@ class WorkbookSession:
     def restore(self) -> None:
         """Take every edit back, so that the session is as it was when it began."""
         self.engine.set_cells(self.originals)
+        sheets = {title: self.book[title] for title in {cell[0] for cell in self.originals}}
+        writers = {title: CellWriter(sheet) for title, sheet in sheets.items()}
         for (title, row, column), content in self.originals.items():
-            ws = self.book[title]
             if content is None:  # the cell may not have been there; an empty one that was changes nothing
-                ws._cells.pop((row, column), None)
+                sheets[title]._cells.pop((row, column), None)
             else:
-                ws.cell(row, column).value = content
+                writers[title].put(row, column, content)
         for title in self._rewritten:
             self._tables.pop(title, None)
         self._rewritten.clear()
         self.changed.clear()
         self.originals.clear()
 
-    def _held(self, cell: Cell) -> Any:
-        title, row, column = cell
-        held = self.book[title]._cells.get((row, column))
-        return None if held is None else held.value
-
     def _formulas(self, formula: str, table: Table, column: int) -> list[tuple[int, str]]:
         text = formula.strip()
         if not text.startswith("="):
             raise ToolError("a formula starts with =")
         template = compile_formula(text, table, self.table)
-        check_formula(template.at(table.rows[0]))
+        check_formula(template.at(table.rows[0]), self.functions)
         if not template.relative:
             return [(r, template.at(r)) for r in table.rows]
         return [(r, _translated(template, table.rows[0], r, column)) for r in table.rows]
@@ -180,7 +187,7 @@ class WorkbookSession:
         if content.startswith("="):
             own = self._tables[title] if title in self._tables else find_table(self.book[title])
             content = compile_formula(content, own, self.table).at(row)
-            check_formula(content)
+            check_formula(content, self.functions)
         else:
             check_text(content)
             content = _typed(content)
@@ -188,6 +195,11 @@ class WorkbookSession:
         self._tables.pop(title, None)
         self._rewritten.add(title)
         return f"{title}!{a1.cell(row, column)} is {show(self.engine.value(title, row, column))}"
+
+
+def _held(sheet: Worksheet, cell: Cell) -> Any:
+    held = sheet._cells.get(cell[1:])
+    return None if held is None else held.value
 
 
 def _typed(text: str) -> Any:

@@ -12,37 +12,13 @@ from envs.crm_cleanup import CrmCleanup
 from envs.crm_cleanup.cases import SECRETS
 from envs.crm_cleanup.conventions import CHOICES, KINDS, Company
 from envs.crm_cleanup.styles import NUMBERS, messy_name, messy_number, styled
-from frontier_tune.contracts import BadInput, Task
 from frontier_tune.sdk.records import store_digest
-from frontier_tune.sdk.tasks import check_disjoint, draw_tasks
+from tests.envs.playing import play
 
 
 @pytest.fixture(scope="module")
 def env() -> CrmCleanup:
     return CrmCleanup(company_seed=16)
-
-
-def play(env: CrmCleanup, task: Task, calls: list[str]) -> tuple[list[str], float, dict]:  # type: ignore[type-arg]
-    env.reset(options={"task": task})
-    said, reward, info = [], 0.0, {}
-    for call in calls:
-        messages, reward, terminated, truncated, info = env.step(call)
-        said += [m.content for m in messages]
-        if terminated or truncated:
-            break
-    assert info["failure"] is None
-    return said, reward, info
-
-
-def test_task_sets_are_balanced_distinct_and_apart(env: CrmCleanup) -> None:
-    train, heldout = draw_tasks(env, "train", 400, 0), draw_tasks(env, "heldout", 160, 0)
-    check_disjoint(train, heldout)
-    assert set(Counter(t.kind for t in train).values()) == {50} and env.tasks("train", 40, 0) == train[:40]
-    for data in ({}, {"seed": 1, "family": "none"}, {"seed": "1", "family": "plain"}):
-        with pytest.raises(BadInput, match="no task of this environment"):
-            env.golden(Task("retire", "train", data))
-    with pytest.raises(BadInput, match="company_seed"):
-        CrmCleanup(company_seed=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -62,6 +62,44 @@ for case in range(60):
     lora = ((a1, b1, 1.0), (a2, b2, 1.0)) if r1 else ()
     frozen = torch.randn(experts, 2 * width, hidden), torch.randn(experts, hidden, width)
     swiglu_experts(x, ids, torch.rand(tokens, 2), *frozen, *lora).sum().backward()
+from frontier_tune.experts import native_experts
+ops = torch.ops.frontier_tune
+empty = torch.empty_like
+for case in range(60):
+    rows, width = random.choice([0, 1, 5, 33]), random.choice([1, 3, 7, 8, 15, 16, 17, 31, 33, 70])
+    z, x, y, dy = (torch.randn(rows, width) * random.choice([0.0, 1.0, 90.0]) for _ in range(4))
+    w, column, target = torch.randn(width), torch.randn(rows), torch.randint(0, width, (rows,))
+    ops.rms_norm(x, w, 1e-6, y)
+    ops.rms_norm_backward(dy, x, w, 1e-6, y)
+    ops.add_rms_norm(x, y, w, 1e-6)
+    ops.softmax_rows(z.clone(), target, *(empty(column) for _ in range(3)))
+    ops.softmax_rows_backward(z, target, column, column, column, column)
+    wide, h = torch.randn(rows, 2 * width), torch.randn(rows, width)
+    ops.swiglu(wide, h)
+    ops.swiglu_backward(wide, h, column, empty(h), empty(wide), empty(column))
+    heads, positions = random.randint(1, 3), torch.randint(0, 9, (rows,))
+    q, angle = torch.randn(rows, heads, 2 * width), torch.randn(rows, 2 * width)
+    ops.rotary(q, angle, angle, case %% 2 == 0, empty(q))
+    beside = torch.randn(rows, 2 * width * (heads + 1))[:, : 2 * width * heads]
+    ops.rotary_cached(positions, beside, torch.randn(9, 2 * width), 2 * width)
+    logits = torch.randn(rows, width + 3)[:, :width]
+    logits[torch.rand(rows, width) < 0.05] = random.choice([torch.nan, -torch.inf, torch.inf, 0.0])
+    seeds, heat = torch.randint(-(2**63), 2**63 - 1, (rows,)), torch.tensor([0.0, 0.01, 1.0, 9.0]).repeat(9)[:rows].contiguous()
+    tokens, ranks = empty(seeds), empty(seeds)
+    ops.sample_tokens(logits, heat, seeds, positions, tokens, empty(heat), ranks)
+    assert ((tokens >= 0) & (tokens < width)).all()
+    slots, rank, inner = torch.randint(-1, 2, (rows,)), random.randint(1, 9), random.choice([1, 16, 33])
+    b = [torch.randn(2, 1, n, rank) for n in (width, 5)]
+    ops.lora_linear(torch.randn(rows, width + 8), torch.randn(rows, inner), slots, [torch.randn(2, 1, rank, inner)] * 2, b, 1.0)
+    n, hidden, width = random.randint(1, 6), random.choice([32, 64, 96]), random.choice([32, 64])
+    dtype = torch.bfloat16 if case %% 3 == 0 else torch.float32
+    adapters = native_experts.Adapters.empty(2, n, hidden, width, rank, dtype)
+    sides = ((hidden, width), (hidden, width), (width, hidden))
+    adapters.set(1, *((torch.randn(n, rank, i), torch.randn(n, o, rank)) for i, o in sides))
+    packed = [native_experts.pack(torch.randn(n, *s).to(dtype)) for s in ((2 * width, hidden), (hidden, width))]
+    ids = torch.randint(0, n, (rows, random.randint(1, 3)))
+    given = torch.randn(rows, hidden).to(dtype), ids, torch.rand(ids.shape), *packed
+    native_experts.forward(*given, *((slots, adapters) if case %% 2 else ()))
 torch.set_num_threads(3)
 route_dispatch(torch.randn(3000, 70), 6)
 try:
@@ -80,7 +118,7 @@ def runtime(name: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512_bf16"])
 def test_fuzzed_shapes_are_clean(isa: str, run_python) -> None:
     libraries = [runtime("libasan.so"), runtime("libubsan.so"), runtime("libstdc++.so.6")]
     if not all(libraries) or shutil.which("g++") is None:

@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 
-from frontier_tune.sdk import ToolError
+from frontier_tune.sdk import Grade, Message, Split, Task, ToolError, WorkflowEnv
 from frontier_tune.sdk.records import MemoryStore
 from frontier_tune.sdk.records.session import RecordSession
+from frontier_tune.sdk.records.tools import PeopleTools
 from frontier_tune.sdk.records.vocabulary import FIELDS
 
 
@@ -22,8 +23,8 @@ def session() -> RecordSession:
 
 def test_reading(session: RecordSession) -> None:
     assert session.overview() == "Requests 2; Staff 0"
-    assert session.read("requests") == "Requests 2\nNumber|State|Limit|Days\nR1|Open|sealed|3"
-    assert session.read(" R2 ") == "Requests R2\nState|Limit|Days\nShut|sealed|"
+    assert session.read("requests") == "Requests 2\nNumber: R1\nState: Open\nLimit: sealed\nDays: 3"
+    assert session.read(" R2 ") == "Requests R2\nState: Shut\nLimit: sealed\nDays:"
     assert session.read("R1!limit") == "R1!Limit is X1" and session.read("Staff") == "Staff 0"
     with pytest.raises(ToolError, match="no record R3; tables: Requests 2; Staff 0"):
         session.read("R3")
@@ -50,3 +51,18 @@ def test_finding_looks_at_open_fields_alone(session: RecordSession) -> None:
 def test_a_name_stands_for_one_role() -> None:
     counts = Counter(name.casefold() for names in FIELDS.values() for name in names)
     assert [name for name, n in counts.items() if n > 1] == []
+
+
+def test_people_without_a_reply_are_refused_before_anything_is_played() -> None:
+    class Mute(PeopleTools, WorkflowEnv):
+        def tasks(self, split: Split, n: int, seed: int) -> list[Task]:
+            return []
+
+        def begin(self, task: Task) -> list[Message]:
+            return []
+
+        def grade(self) -> Grade:
+            return Grade(0.0, False)
+
+    with pytest.raises(TypeError, match="abstract method '?reply"):
+        Mute()  # type: ignore[abstract]
