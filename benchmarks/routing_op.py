@@ -229,7 +229,7 @@ def main() -> None:
     memory.keep_freed()  # as in the learner: without it, every side's large results are given back and faulted in again
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    lanes = LANES[build.load()]
+    lanes = LANES[build.load().removesuffix("_bf16")]
     rates = instruction_rates(lanes)
     compiled = torch.compile(eager, dynamic=True)
     sizes = [(1, 16, 2), (64, 16, 2)] if args.quick else list(itertools.product(TOKENS, EXPERTS, CHOSEN))
