@@ -82,16 +82,21 @@ def route(
         forced: [T, K] integers: take these routes (of a replay) instead of choosing; weights are those of ``logits`` there.
         strict: raise RuntimeError for a token without a routing (NaN logits, ...) instead of giving it NaN weights.
     """
-    _ready()
-    arguments = (
-        logits if logits.is_contiguous() else logits.contiguous(), bias, None if forced is None else forced.int().contiguous(),
-        k, _sigmoid(scoring), renormalize, scale, n_group, topk_group, strict,
-    )  # fmt: skip
+    if _forward is None:
+        register()
+    if not logits.is_contiguous():
+        logits = logits.contiguous()
+    arguments: tuple[Any, ...]
+    if scoring == "softmax" and renormalize and not strict and bias is forced is None and scale == n_group == topk_group == 1:
+        arguments = (logits, None, None, k)  # the operator knows the rest: what isn't given needs no conversion
+    else:
+        forced = None if forced is None else forced.int().contiguous()
+        arguments = (logits, bias, forced, k, _sigmoid(scoring), renormalize, scale, n_group, topk_group, strict)
     if not (logits.requires_grad and torch.is_grad_enabled()):
         return _forward(*arguments)
     if torch.compiler.is_compiling():
         return torch.ops.frontier_tune.route(*arguments)
-    return _Route.apply(_forward, *arguments)
+    return _Route.apply(logits, _forward, arguments[1:])
 
 
 def route_dispatch(
@@ -106,19 +111,29 @@ def route_dispatch(
         adapters: number of slots.
         codes: return the ids also as uint8 (up to 256 experts) or uint16, to keep.
     """
-    _ready()
-    code_bytes = 0 if not codes else 1 if logits.shape[1] <= 256 else 2
-    arguments = (
-        logits if logits.is_contiguous() else logits.contiguous(), bias, None if forced is None else forced.int().contiguous(),
-        k, _sigmoid(scoring), renormalize, scale, n_group, topk_group, strict, slots, adapters, code_bytes,
-    )  # fmt: skip
+    if _dispatch_forward is None:
+        register()
+    if not logits.is_contiguous():
+        logits = logits.contiguous()
+    experts, code_bytes = logits.shape[-1], 0
+    arguments: tuple[Any, ...]
+    if (
+        scoring == "softmax" and renormalize and not strict and bias is forced is slots is None
+        and scale == n_group == topk_group == 1 and not adapters and not codes
+    ):  # fmt: skip
+        arguments = (logits, None, None, k)
+    else:
+        code_bytes = 0 if not codes else 1 if experts <= 256 else 2
+        forced = None if forced is None else forced.int().contiguous()
+        options = (_sigmoid(scoring), renormalize, scale, n_group, topk_group, strict, slots, adapters, code_bytes)
+        arguments = (logits, bias, forced, k, *options)
     if not (logits.requires_grad and torch.is_grad_enabled()):
         weights, ids, plan = _dispatch_forward(*arguments)
     elif torch.compiler.is_compiling():
         weights, ids, plan = torch.ops.frontier_tune.route_dispatch(*arguments)
     else:
-        weights, ids, plan = _Route.apply(_dispatch_forward, *arguments)
-    return Dispatch(weights, ids, plan, logits.shape[1] * (adapters + 1), code_bytes)
+        weights, ids, plan = _Route.apply(logits, _dispatch_forward, arguments[1:])
+    return Dispatch(weights, ids, plan, experts * (adapters + 1), code_bytes)
 
 
 def _sigmoid(scoring: str) -> bool:
@@ -127,15 +142,10 @@ def _sigmoid(scoring: str) -> bool:
     return scoring == "sigmoid"
 
 
-# Filled by _ready; before it, the operators do not exist.
+# Filled by register; before it, the operators do not exist.
 _forward: Any = None
 _dispatch_forward: Any = None
 _route_backward: Any = None
-
-
-def _ready() -> None:
-    if _forward is None:
-        register()
 
 
 @functools.cache
@@ -159,48 +169,67 @@ def register() -> None:
         triton_kernel.install()
 
 
-def _fake_route(logits: Tensor, bias: Any, forced: Any, k: int, *rest: Any) -> tuple[Tensor, Tensor]:
+# What torch leaves out of a call of a Python kernel is what the schema has as a default.
+def _fake_route(logits: Tensor, bias: Any, forced: Any, k: int, *_: Any) -> tuple[Tensor, Tensor]:
     return logits.new_empty(logits.shape[0], k, dtype=torch.float32), logits.new_empty(logits.shape[0], k, dtype=torch.int32)
 
 
-def _fake_dispatch(logits: Tensor, bias: Any, forced: Any, k: int, *rest: Any) -> tuple[Tensor, ...]:
-    *_, adapters, code_bytes = rest
+def _fake_dispatch(
+    logits: Tensor, bias: Any, forced: Any, k: int, sigmoid: bool = False, renormalize: bool = True, scale: float = 1.0,
+    n_group: int = 1, topk_group: int = 1, strict: bool = False, slots: Any = None, adapters: int = 0, code_bytes: int = 0,
+) -> tuple[Tensor, ...]:  # fmt: skip
     routes, groups = logits.shape[0] * k, logits.shape[1] * (adapters + 1)
     size = 2 * groups + 1 + 2 * routes + (routes * code_bytes + 3) // 4
     return *_fake_route(logits, bias, forced, k), logits.new_empty(size, dtype=torch.int32)
 
 
-def _fake_backward(grad: Tensor, logits: Tensor, *rest: Any) -> Tensor:
+def _fake_backward(grad: Tensor, logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, _, _, _, ctx.sigmoid, ctx.renormalize, ctx.scale, *_ = inputs
+def _save(ctx: Any, logits: Tensor, options: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """``options``: of the backward operator, sigmoid, renormalize and scale; none for its defaults."""
     weights, ids, *others = output
+    ctx.options = options
     ctx.save_for_backward(logits, ids, weights)
     ctx.mark_non_differentiable(ids, *others)
     ctx.set_materialize_grads(False)  # or zeros would be made for each of them
+
+
+def _gradient(ctx: Any, grad: Tensor | None) -> Tensor | None:
+    if grad is None:
+        return None
+    logits, ids, weights = ctx.saved_tensors
+    gradient: Tensor = _route_backward(grad.contiguous(), logits, ids, weights, *ctx.options)
+    return gradient
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, _, _, _, *options = inputs
+    _save(ctx, logits, tuple(options[:3]), output)
     ctx.inputs = len(inputs)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * ctx.inputs
-    logits, ids, weights = ctx.saved_tensors
-    dlogits = _route_backward(grad.contiguous(), logits, ids, weights, ctx.sigmoid, ctx.renormalize, ctx.scale)
-    return dlogits, *(None,) * (ctx.inputs - 1)
+    return _gradient(ctx, grad), *(None,) * (ctx.inputs - 1)
 
 
 class _Route(torch.autograd.Function):
     """What is registered with torch.library, without its way through the dispatcher and back: half the time at T = 1."""
 
     @staticmethod
-    def forward(ctx: Any, op: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        output: tuple[Tensor, ...] = op(*inputs)
-        _setup(ctx, inputs, output)
+    def forward(ctx: Any, logits: Tensor, op: Any, rest: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        output: tuple[Tensor, ...] = op(logits, *rest)
+        _save(ctx, logits, rest[3:6], output)
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        return None, *_backward(ctx, grad)
+        if torch.is_grad_enabled():  # a graph of the gradient is wanted, which has none
+            return _route_gradient_once(ctx, grad)
+        return _gradient(ctx, grad), None, None
+
+
+@once_differentiable
+def _route_gradient_once(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _gradient(ctx, grad), None, None

@@ -83,8 +83,9 @@ def route(
 
 
 def backward(
-    grad_TK: Tensor, logits_TE: Tensor, ids_TK: Tensor, weights_TK: Tensor, sigmoid: bool, renormalize: bool, scale: float
-) -> Tensor:
+    grad_TK: Tensor, logits_TE: Tensor, ids_TK: Tensor, weights_TK: Tensor, sigmoid: bool = False, renormalize: bool = True,
+    scale: float = 1.0,
+) -> Tensor:  # fmt: skip
     """dL/dlogits [T, E] from dL/dweights by the equations of the specification, without autograd."""
     x_TE, ids_TK = logits_TE.float(), ids_TK.long()
     dot_T1 = (grad_TK * weights_TK).sum(-1, keepdim=True)

@@ -143,8 +143,8 @@ def _constants(
 
 
 def route(
-    logits: Tensor, bias: Tensor | None, forced: Tensor | None, k: int, sigmoid: bool, renormalize: bool, scale: float,
-    n_group: int, topk_group: int, strict: bool,
+    logits: Tensor, bias: Tensor | None, forced: Tensor | None, k: int, sigmoid: bool = False, renormalize: bool = True,
+    scale: float = 1.0, n_group: int = 1, topk_group: int = 1, strict: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """``frontier_tune::route`` on the device of ``logits``. Raises RuntimeError for ``strict``: it would wait for the device."""
     if strict:
@@ -164,8 +164,9 @@ def route(
 
 
 def route_dispatch(
-    logits: Tensor, bias: Tensor | None, forced: Tensor | None, k: int, sigmoid: bool, renormalize: bool, scale: float,
-    n_group: int, topk_group: int, strict: bool, slots: Tensor | None, adapters: int, code_bytes: int,
+    logits: Tensor, bias: Tensor | None, forced: Tensor | None, k: int, sigmoid: bool = False, renormalize: bool = True,
+    scale: float = 1.0, n_group: int = 1, topk_group: int = 1, strict: bool = False, slots: Tensor | None = None,
+    adapters: int = 0, code_bytes: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """``frontier_tune::route_dispatch``: one launch up to MOST_ROUTES routes, besides that of the codes where they are wanted."""
     tokens, experts = logits.shape

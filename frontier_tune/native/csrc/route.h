@@ -4,7 +4,7 @@
 #include <cfloat>
 #include <limits>
 
-#include "topk.h"
+#include "select.h"
 
 namespace ft {
 namespace FT_ISA {
@@ -20,18 +20,6 @@ static inline float larger_lane(vf v) {
   float s[VL];
   store(s, v);
   return *std::max_element(s, s + VL);
-}
-
-// f(values of VL experts, first expert, how many of them there are) over a row; beyond the row's end lies `pad`.
-template <class T, class F>
-static inline void over_row(const T* row, int64_t E, float pad, const F& f) {
-  int64_t e = 0;
-  for (; e + VL <= E; e += VL) f(load(row + e), e, VL);
-  if (e < E) {
-    float rest[VL];
-    for (int64_t i = 0; i < VL; i++) rest[i] = e + i < E ? to_float(row[e + i]) : pad;
-    f(load(rest), e, E - e);
-  }
 }
 
 struct RowFacts {
@@ -92,6 +80,14 @@ static inline bool choice_scores(const RouteArgs& g, const T* row, float* c) {
   return true;
 }
 
+template <class T>
+static inline void choose_best(const Rows<T>& rows, int64_t K, float* values, int32_t* ids) {
+#if defined(__AVX512F__)
+  if (select(rows, K, values, ids)) return;
+#endif
+  topk(rows, K, values, ids);
+}
+
 // Scratch of one thread: [K, VL] each, a lane a token.
 struct Lanes {
   int32_t *ids, ok[VL];
@@ -104,7 +100,7 @@ static void choose(const RouteArgs& g, int64_t t, int64_t n, Lanes& l) {
   const T* rows = static_cast<const T*>(g.logits) + t * g.E;
   const bool direct = !g.bias && g.topk_group >= g.n_group;
   if (!g.forced && direct) {
-    topk<T>({rows, g.E, n, l.ok}, g.K, l.logit, l.ids);
+    choose_best<T>({rows, g.E, n, l.ok}, g.K, l.logit, l.ids);
     for (int64_t i = 0; i < n; i++)
       if (!l.ok[i]) l.ok[i] = answerable(g, facts(rows + i * g.E, g.E));
     return;
@@ -120,7 +116,7 @@ static void choose(const RouteArgs& g, int64_t t, int64_t n, Lanes& l) {
       ok[i] = choice_scores(g, rows + i * g.E, l.scores + i * g.E);
       if (!ok[i]) std::fill(l.scores + i * g.E, l.scores + (i + 1) * g.E, 0.0f);
     }
-    topk<float>({l.scores, g.E, n, l.ok}, g.K, l.logit, l.ids);
+    choose_best<float>({l.scores, g.E, n, l.ok}, g.K, l.logit, l.ids);
     std::copy(ok, ok + n, l.ok);
   }
   for (int64_t k = 0; k < g.K; k++)
@@ -298,7 +294,18 @@ static inline void scatter(const RouteArgs& g, int64_t thread) {
     inverse[i] = to;
   };
   if (g.S == 0) {
-    for (int64_t i = begin * K; i < end * K; i++) place(i, ids[i]);
+    int64_t i = begin * K;
+#if defined(__AVX512F__)
+    for (; i + VL <= end * K; i += VL) {
+      alignas(64) int32_t to[VL];
+      const __m512i at = _mm512_i32gather_epi32(_mm512_loadu_si512(ids + i), base, 4);
+      _mm512_store_si512(to, _mm512_add_epi32(at, _mm512_loadu_si512(inverse + i)));
+      _mm512_storeu_si512(inverse + i, _mm512_load_si512(to));
+#pragma GCC unroll 16
+      for (int j = 0; j < VL; j++) order[to[j]] = static_cast<int32_t>(i + j);
+    }
+#endif
+    for (; i < end * K; i++) place(i, ids[i]);
   } else {
     for (int64_t t = begin; t < end; t++)
       for (int64_t i = t * K; i < (t + 1) * K; i++) place(i, group_of(g, ids[i], t));

@@ -26,11 +26,10 @@ constexpr const char* OP = "route";
 constexpr int64_t LEAST_A_THREAD = 32768;  // logits; waking a thread for fewer costs more than it saves
 
 // Straight from torch's CPU allocator: going through the dispatcher costs as much as routing a token.
-Tensor empty(std::initializer_list<int64_t> size, int32_t dtype) {
-  std::vector<int64_t> stride(size.size(), 1);
-  for (size_t i = size.size(); i-- > 1;) stride[i - 1] = stride[i] * size.begin()[i];
+Tensor empty(std::initializer_list<int64_t> size, int32_t dtype) {  // of one or two dimensions
+  const int64_t stride[2] = {size.size() == 2 ? size.begin()[1] : 1, 1};
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.begin(), stride.data(), dtype,
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.begin(), stride, dtype,
                                                          aoti_torch_device_type_cpu(), 0, &made));
   return Tensor(made);
 }
@@ -40,6 +39,13 @@ Tensor ints(std::initializer_list<int64_t> size) { return empty(size, aoti_torch
 template <class T>
 T* data(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());
+}
+
+// Whether all of `n` ids lie in 0 .. E - 1. Without a branch, so that it is done with vectors.
+bool within(const int32_t* ids, int64_t n, int64_t E) {
+  uint32_t sign = 0;
+  for (int64_t i = 0; i < n; i++) sign |= static_cast<uint32_t>(ids[i]) | (static_cast<uint32_t>(E - 1) - static_cast<uint32_t>(ids[i]));
+  return sign >> 31 == 0;
 }
 
 // Reads and checks what both operators take.
@@ -67,8 +73,7 @@ ft::RouteArgs arguments(const Tensor& logits, const Optional& bias, const Option
     check(forced->scalar_type() == ScalarType::Int && forced->is_contiguous() && forced->dim() == 2 && forced->size(0) == g.T && forced->size(1) == k,
           OP, "forced routes are contiguous int32 [T, k]");
     g.forced = data<const int32_t>(*forced);
-    for (int64_t i = 0; i < g.T * k; i++)
-      check(g.forced[i] >= 0 && g.forced[i] < g.E, OP, "a forced route names an expert that there is not");
+    check(within(g.forced, g.T * k, g.E), OP, "a forced route names an expert that there is not");
   }
   return g;
 }
@@ -105,7 +110,9 @@ std::tuple<Tensor, Tensor, Tensor> route_dispatch(
   if (slots) {
     check(slots->scalar_type() == ScalarType::Long && slots->is_contiguous() && slots->numel() == g.T, OP, "slots are contiguous int64 [T]");
     g.slots = data<const int64_t>(*slots);
-    for (int64_t t = 0; t < g.T; t++) check(g.slots[t] >= -1 && g.slots[t] < adapters, OP, "a slot is not between -1 and adapters - 1");
+    bool outside = false;
+    for (int64_t t = 0; t < g.T; t++) outside |= static_cast<uint64_t>(g.slots[t]) + 1 > static_cast<uint64_t>(adapters);
+    check(!outside, OP, "a slot is not between -1 and adapters - 1");
   }
   g.S = adapters, g.code_bytes = code_bytes, g.threads = threads_for(g);
   const int64_t groups = g.E * (adapters + 1), routes = g.T * k;
@@ -113,8 +120,10 @@ std::tuple<Tensor, Tensor, Tensor> route_dispatch(
   Tensor weights = floats({g.T, k}), ids = ints({g.T, k}), plan = ints({2 * groups + 1 + 2 * routes + (routes * code_bytes + 3) / 4});
   g.weights = data<float>(weights), g.ids = data<int32_t>(ids), g.counts = data<int32_t>(plan);
   g.offsets = g.counts + groups, g.order = g.offsets + groups + 1, g.inverse = g.order + routes, g.codes = g.inverse + routes;
-  std::vector<int32_t> histograms(static_cast<size_t>(g.threads * groups));
-  g.histograms = histograms.data();
+  int32_t small[1024];
+  std::vector<int32_t> large;
+  g.histograms = small;
+  if (g.threads * groups > 1024) large.resize(static_cast<size_t>(g.threads * groups)), g.histograms = large.data();
   finish(g, strict);
   return {weights, ids, plan};
 }
@@ -131,8 +140,8 @@ Tensor route_backward(const Tensor& grad, const Tensor& logits, const Tensor& id
   check(std::isfinite(scale) && scale > 0, op, "scale is positive and finite");
   ft::RouteBackwardArgs g{logits.data_ptr(), data<const int32_t>(ids), data<const float>(weights), data<const float>(grad), nullptr,
                           logits.size(0), logits.size(1), ids.size(1), static_cast<float>(scale), type == ScalarType::BFloat16, sigmoid, renormalize};
-  for (int64_t i = 0; i < g.T * g.K; i++) check(g.ids[i] >= 0 && g.ids[i] < g.E, op, "an expert id is out of range");
-  Tensor out = torch::stable::empty_like(logits);
+  check(within(g.ids, g.T * g.K, g.E), op, "an expert id is out of range");
+  Tensor out = empty({g.T, g.E}, g.bf16 ? aoti_torch_dtype_bfloat16() : aoti_torch_dtype_float32());
   g.out = out.data_ptr();
   kernels().route_backward(g, run);
   return out;
@@ -141,14 +150,17 @@ Tensor route_backward(const Tensor& grad, const Tensor& logits, const Tensor& id
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(frontier_tune, m) {
-#define FT_ROUTE \
-  "(Tensor logits, Tensor? bias, Tensor? forced, int k, bool sigmoid, bool renormalize, float scale, int n_group, int topk_group, bool strict"
-#define FT_DISPATCH FT_ROUTE ", Tensor? slots, int adapters, int code_bytes) -> (Tensor, Tensor, Tensor)"
+// Arguments that are left out are not converted, which is most of a call's time.
+#define FT_ROUTE                                                                                             \
+  "(Tensor logits, Tensor? bias, Tensor? forced, int k, bool sigmoid=False, bool renormalize=True, float scale=1.0, " \
+  "int n_group=1, int topk_group=1, bool strict=False"
+#define FT_DISPATCH FT_ROUTE ", Tensor? slots=None, int adapters=0, int code_bytes=0) -> (Tensor, Tensor, Tensor)"
   m.def("route" FT_ROUTE ") -> (Tensor, Tensor)");
   m.def("route_forward" FT_ROUTE ") -> (Tensor, Tensor)");
   m.def("route_dispatch" FT_DISPATCH);
   m.def("route_dispatch_forward" FT_DISPATCH);
-  m.def("route_backward(Tensor grad, Tensor logits, Tensor ids, Tensor weights, bool sigmoid, bool renormalize, float scale) -> Tensor");
+  m.def("route_backward(Tensor grad, Tensor logits, Tensor ids, Tensor weights, bool sigmoid=False, bool renormalize=True, "
+        "float scale=1.0) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(frontier_tune, CPU, m) {

@@ -49,6 +49,18 @@ static FT_INLINE float to_float(uint16_t x) {
   return y;
 }
 
+// f(values of VL experts, first expert, how many of them there are) over a row; beyond the row's end lies `pad`.
+template <class T, class F>
+static inline void over_row(const T* row, int64_t E, float pad, const F& f) {
+  int64_t e = 0;
+  for (; e + VL <= E; e += VL) f(load(row + e), e, VL);
+  if (e < E) {
+    float rest[VL];
+    for (int64_t i = 0; i < VL; i++) rest[i] = e + i < E ? to_float(row[e + i]) : pad;
+    f(load(rest), e, E - e);
+  }
+}
+
 static FT_INLINE vd larger(vd a, vd b) {
 #if defined(__AVX512F__)
   return _mm512_max_pd(a, b);

@@ -48,6 +48,24 @@ def test_the_registered_operator_has_the_same_gradient(name: str) -> None:
     assert torch.equal(mine.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("name", ["route", "route_dispatch"])
+def test_what_is_left_out_of_a_call_has_the_defaults_of_the_schema(name: str) -> None:
+    op.register()
+    operator, logits = getattr(torch.ops.frontier_tune, name), torch.randn(5, 9)
+    short, long = operator(logits, None, None, 3), operator(logits, None, None, 3, False, True, 1.0, 1, 1, False)
+    assert all(torch.equal(a, b) for a, b in zip(short, long))
+    with torch.device("meta"):
+        shapes = operator(torch.empty(5, 9), None, None, 3)
+    assert [t.shape for t in shapes] == [t.shape for t in short]
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    logits = torch.randn(3, 6, requires_grad=True)
+    (gradient,) = torch.autograd.grad(route(logits, 2)[0].square().sum(), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
+
+
 @pytest.mark.parametrize("scoring", SCORINGS)
 @pytest.mark.parametrize("renormalize", [True, False])
 def test_gradient_equals_finite_differences(scoring: op.Scoring, renormalize: bool) -> None:
