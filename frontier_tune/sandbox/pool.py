@@ -15,6 +15,7 @@ from frontier_tune.contracts import BadInput, Blame, Failure, FrontierTuneError,
 from frontier_tune.sandbox.process import Operation, WorkerProcess
 
 Result = dict[str, Any] | Failure
+STARTS = 3  # workers in a row that may be killed from outside before one is up
 
 
 class WorkerStartError(FrontierTuneError):
@@ -44,7 +45,8 @@ class EnvironmentPool:
         log: file that workers' standard error and the environments' prints are appended to; the parent's by default.
         allow_real_writes: tools with the effect ``real`` that may run; every other one fails the episode that calls it.
 
-    Raises BadInput where the environment can't be loaded, WorkerStartError where a worker can't start.
+    Raises BadInput where the environment can't be loaded, WorkerStartError where a worker can't start: one that is killed from
+    outside meanwhile is replaced, twice in a row.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class EnvironmentPool:
         self._worker_of: dict[int, WorkerProcess] = {}
         self._lost: dict[int, Failure] = {}
         self._results: deque[tuple[int, Result]] = deque()
-        self.restarts = 0
+        self.restarts = self._start_deaths = 0
         self._workers: list[WorkerProcess] = []
         try:
             self._workers += [self._start() for _ in range(workers)]
@@ -228,6 +230,7 @@ class EnvironmentPool:
             raise (BadInput if answer["bad_input"] else WorkerStartError)(answer["refused"])
         if "ready" in answer:
             worker.ready = self._description = answer["ready"]
+            self._start_deaths = 0
             return
         operation = worker.running.popleft()
         if operation.id != answer["id"]:
@@ -240,8 +243,14 @@ class EnvironmentPool:
         self._selector.unregister(worker.answers)
         worker.kill()
         if worker.ready is None:
-            self._workers.remove(worker)
-            raise WorkerStartError(f"environment {self._setup['path']}: a worker did not start: {cause.detail}")
+            self._start_deaths += 1
+            if cause.blame is not Blame.INFRASTRUCTURE or self._start_deaths >= STARTS:
+                self._workers.remove(worker)
+                raise WorkerStartError(f"environment {self._setup['path']}: a worker did not start: {cause.detail}")
+            after = self._start_instead(worker)  # none of its operations has begun: they are the next one's
+            after.slots, after.waiting = worker.slots, worker.waiting
+            self._worker_of |= dict.fromkeys(worker.slots, after)
+            return
         head = worker.running[0] if worker.running else None
         other = Failure("worker-killed", Blame.INFRASTRUCTURE, f"its worker process was ended by another episode's {cause.kind}")
         failed: set[int] = set()
@@ -259,8 +268,12 @@ class EnvironmentPool:
             del self._worker_of[slot]
             if slot not in failed:
                 self._lost[slot] = other
+        self._start_instead(worker)
+
+    def _start_instead(self, worker: WorkerProcess) -> WorkerProcess:
         self.restarts += 1
-        self._workers[self._workers.index(worker)] = self._start()
+        after = self._workers[self._workers.index(worker)] = self._start()
+        return after
 
 
 def _result(answer: dict[str, Any]) -> Result:

@@ -13,7 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,9 @@ class Campaign:
         return int(json.loads(rows[-1])["step"]) if rows else 0
 
     def save(self) -> None:
-        (self.work / "tally.json").write_text(json.dumps(asdict(self.tally), indent=1))
+        # ``asdict`` of Python 3.11 would count a Counter's items instead of copying it.
+        plain = vars(self.tally) | {"kills": dict(self.tally.kills), "phases": dict(self.tally.phases)}
+        (self.work / "tally.json").write_text(json.dumps(plain, indent=1))
 
     def _recipe(self, steps: int) -> recipes.Recipe:
         run = {"steps": steps, "directory": str(self.home)} | self.sections.get("run", {})

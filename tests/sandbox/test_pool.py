@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from frontier_tune.contracts import BadInput, Blame, Failure, Task
-from frontier_tune.sandbox import EnvironmentPool
+from frontier_tune.sandbox import EnvironmentPool, WorkerStartError
 from frontier_tune.sandbox.pool import Result
 
 ROOT = Path(__file__).parent / "workspace"
@@ -165,6 +165,28 @@ def test_a_dead_worker_is_replaced(trouble: EnvironmentPool, code: int, blame: B
     begin(trouble, 1)
 
 
+def test_a_worker_killed_while_it_starts_loses_nothing(trouble: EnvironmentPool) -> None:
+    begin(trouble, 1)
+    trouble.submit(1, "step", {"action": "die 3"})
+    gather(trouble, 1)
+    trouble.submit(2, "reset", {})  # for the next one, which is not up yet
+    os.kill(trouble.pids[0], signal.SIGKILL)
+    assert isinstance(gather(trouble, 1)[2], dict) and trouble.restarts == 2
+    trouble.submit(2, "step", {"action": "echo still here"})
+    assert isinstance(gather(trouble, 1)[2], dict)
+
+
+def test_workers_that_are_killed_again_and_again_are_given_up(trouble: EnvironmentPool) -> None:
+    begin(trouble, 1)
+    trouble.submit(1, "step", {"action": "die 3"})
+    gather(trouble, 1)
+    trouble.submit(2, "reset", {})
+    with pytest.raises(WorkerStartError, match=r"did not start: .*status -9"):
+        for _ in range(100):
+            os.kill(trouble.pids[0], signal.SIGKILL)
+            trouble.poll(0.01)
+
+
 def test_rubbish_on_the_pipe_ends_the_worker_not_the_pool(trouble: EnvironmentPool) -> None:
     begin(trouble, 1)
     trouble.submit(1, "step", {"action": "garble"})
@@ -200,7 +222,7 @@ def test_faults_of_generator_and_import_are_bad_input(trouble: EnvironmentPool) 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     code = f"""
 import time
-from frontier_tune.sandbox import EnvironmentPool
+from frontier_tune.sandbox import EnvironmentPool, WorkerStartError
 pool = EnvironmentPool("envs/trouble", {str(ROOT)!r}, step_timeout_s=600, log={str(tmp_path / "log")!r})
 pool.submit(1, "reset", {{}})
 pool.submit(1, "step", {{"action": "hang"}})
