@@ -33,6 +33,7 @@ def test_an_episode_needs_nothing_heavy(root: Path) -> None:
 def test_importing_the_sdk_imports_no_workbook_library(root: Path) -> None:
     """What half of the environments never use is imported when it is used."""
     # What measures coverage is in this process before anything else, and has modules of its own.
-    code = "import sys; had = set(sys.modules); import frontier_tune.sdk; print(sorted(set(sys.argv[1:]) & sys.modules.keys() - had))"
+    code = "import sys; had = set(sys.modules); import frontier_tune.sdk; "
+    code += "print(sorted(set(sys.argv[1:]) & sys.modules.keys() - had))"
     command = [sys.executable, "-c", code, *ABSENT, "openpyxl", "formualizer", "sqlite3"]
     assert subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout == "[]\n"
