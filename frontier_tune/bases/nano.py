@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from frontier_tune.bases.corpus.build import Corpus, Sizes, curriculum, tokenized, write_corpus
 from frontier_tune.bases.corpus.datasheets import data_sheets
+from frontier_tune.bases.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3MoeForCausalLM
 
 logger = logging.getLogger(__name__)
-SNAPSHOT_EVERY = 500
+SNAPSHOT_EVERY = 250
 
 
 @dataclass(frozen=True)
@@ -101,31 +103,37 @@ def make_model(plan: NanoPlan, tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeFo
 def train(
     plan: NanoPlan, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, work: Path
 ) -> tuple[Qwen3MoeForCausalLM, dict[str, Any]]:
-    """Supervised training on what the assistant says. Returns the model and figures for the record."""
+    """Supervised training on what the assistant says. Returns the model and figures for the record.
+
+    A state is saved under ``work`` from time to time: a build of the same plan and corpus goes on from there, and ends with the
+    weights that it would have had (nothing here is drawn while it trains, and each batch has its place in one order).
+    """
     import torch
     from datasets import Dataset
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, get_scheduler
     from trl import SFTConfig, SFTTrainer
 
     class Snapshots(TrainerCallback):
-        """Weights from time to time, so that a long build can be probed while it runs."""
+        """The state from time to time. With the tokenizer beside it, it can be probed while the build goes on."""
 
-        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            if state.global_step % SNAPSHOT_EVERY == 0:
-                model.save_pretrained(work / "snapshot")
-                tokenizer.save_pretrained(work / "snapshot")
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **k: Any) -> None:
+            updates = done + state.global_step
+            if updates % SNAPSHOT_EVERY == 0 and updates < total:
+                place = progress.save(model, k["optimizer"], k["lr_scheduler"], updates, before + time.monotonic() - began)
+                tokenizer.save_pretrained(place)
 
     torch.set_num_threads(plan.threads)
     rows = curriculum(*tokenized(corpus, tokenizer, plan.max_length), plan.batch_size, plan.seed)
     tokens = sum(len(r["input_ids"]) for r in rows)
     logger.info("%d dialogues, %d tokens", len(rows), tokens)
     model = make_model(plan, tokenizer)
+    progress = Progress(work, [asdict(plan), corpus.sha256, torch.__version__])
+    done, before, total = progress.updates, progress.seconds, -(-len(rows) // plan.batch_size)
     settings = SFTConfig(
         output_dir=str(work),
         per_device_train_batch_size=plan.batch_size,
         num_train_epochs=1,
         learning_rate=plan.learning_rate,
-        lr_scheduler_type="cosine",
         warmup_steps=int(plan.warmup_ratio * len(rows) / plan.batch_size),
         weight_decay=0.05,
         adam_beta2=0.98,
@@ -145,16 +153,22 @@ def train(
         data_seed=plan.seed,
     )
     trainer = _head_on_labels(SFTTrainer)(
-        model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+        model=model, args=settings, train_dataset=Dataset.from_list(rows[done * plan.batch_size :]), processing_class=tokenizer
     )
     trainer.add_callback(Snapshots())
+    optimizer = trainer.create_optimizer()
+    # By hand: over all updates, whatever number is left, and ``train`` would throw away a scheduler that the trainer has made.
+    trainer.lr_scheduler = get_scheduler("cosine", optimizer, int(settings.warmup_steps), total)
+    if done:
+        logger.warning("going on after update %d of %d", done, total)
+        progress.restore(model, optimizer, trainer.lr_scheduler)
     began = time.monotonic()
     result = trainer.train()
     losses = [h["loss"] for h in trainer.state.log_history if "loss" in h]
     figures = {
         "tokens": tokens,
-        "updates": result.global_step,
-        "seconds": round(time.monotonic() - began, 1),
+        "updates": done + result.global_step,
+        "seconds": round(before + time.monotonic() - began, 1),
         "final_loss": losses[-1] if losses else None,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
@@ -233,6 +247,7 @@ def build(plan: NanoPlan, out: Path, work: Path) -> dict[str, Any]:
         "training": figures,
     }
     (out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(out / "datasheets", ignore_errors=True)
     (out / "datasheets").mkdir(exist_ok=True)
     for sheet in data_sheets(corpus, f"seed {plan.seed}, {asdict(plan.sizes)}"):
         name = sheet["id"].rsplit("/", 1)[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,6 @@ def base(a: argparse.Namespace) -> int:
     if a.action == "probe":
         return _probe(a.set[0] if a.set else "nano")
     import dataclasses
-    import tempfile
 
     from frontier_tune.bases import nano
 
@@ -158,8 +158,9 @@ def base(a: argparse.Namespace) -> int:
     if unknown:
         raise BadInput(f"base build: unknown keys {unknown}; known: {', '.join(sorted(fields))}")
     out = Path(a.out) if a.out else bases.NANO
-    with tempfile.TemporaryDirectory() as work:
-        nano.build(nano.NanoPlan(**chosen), out, Path(work))
+    work = out.with_name(f".{out.name}.building")
+    nano.build(nano.NanoPlan(**chosen), out, work)
+    shutil.rmtree(work, ignore_errors=True)  # kept where the build is cut off: the same command goes on from there
     note(f"base       {out}")
     return 0
 
