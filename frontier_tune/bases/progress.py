@@ -19,8 +19,8 @@ HEAD = "state.json"
 class Progress:
     """Weights, moments of the optimizer and place in the schedule, under ``directory``.
 
-    A state is written whole under a name of its own; ``state.json`` then points to it, and the one before is removed: whenever the
-    build ends, one whole state is left. ``identity`` (JSON: whatever the build depends on) guards against another build's state.
+    A state is written whole under a name of its own; ``state.json`` then points to it, and the one before is removed: whenever
+    the build ends, one whole state is left. ``identity`` (JSON: whatever the build depends on) guards against another build's state.
     """
 
     def __init__(self, directory: Path, identity: object) -> None:
@@ -45,7 +45,7 @@ class Progress:
     def save(
         self, model: PreTrainedModel, optimizer: torch.optim.Optimizer, scheduler: Any, updates: int, seconds: float
     ) -> Path:
-        """Write a state. Returns its directory: a checkpoint of transformers, which lacks a tokenizer, with ``optimizer.safetensors``."""
+        """Write a state. Returns its directory: a checkpoint of transformers without tokenizer, and ``optimizer.safetensors``."""
         from safetensors.torch import save_file
 
         state = optimizer.state_dict()
