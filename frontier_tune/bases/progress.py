@@ -20,7 +20,7 @@ class Progress:
     """Weights, moments of the optimizer and place in the schedule, under ``directory``.
 
     A state is written whole under a name of its own; ``state.json`` then points to it, and the one before is removed: whenever
-    the build ends, one whole state is left. ``identity`` (JSON: all that the build depends on) guards against another one's state.
+    the build ends, one whole state is left. ``identity`` (JSON: all that a build depends on) tells another build's state.
     """
 
     def __init__(self, directory: Path, identity: object) -> None:
