@@ -107,25 +107,39 @@ class Case:
                 changes[f"{CUSTOMERS}/{kept}/{field}"] = value
         return changes | {f"{CUSTOMERS}/{kept}/{self.header['state']}": company.merged}
 
-    def golden(self, company: Company) -> list[str]:
-        """Calls that put the file in order as the company means it."""
+    def golden(self, company: Company, *, spelled: bool = False) -> list[str]:
+        """Calls that put the file in order as the company means it. ``spelled``: with numbers and values, not references."""
+        it = self.number if spelled else "it"
+
+        def place(role: str) -> str:
+            return f"{it}!{self.header[role]}"
+
+        def held(role: str) -> str:
+            return self.values[role] if spelled else place(role)
+
         match self.kind.name:
             case "dedupe":
-                kept = self.survivor(company)
-                work = [f"find {self.title}", f"merge {kept}", f"read {kept}"]
-                work += [f"write {kept}!{self.header['state']} | {company.merged}"]
+                it = self.survivor(company) if spelled else "it"
+                work = [
+                    f"find {self.title}" if spelled else f"find {self.title} | {company.trusted}",
+                    f"merge {it}",
+                    f"read {it}",
+                ]
+                work += [f"write {it}!{self.header['state']} | {company.merged}"]
             case "number":
-                work = [f"read {self.number}", f"normalise {self.place(company.line)} | {company.line_style}"]
+                work = [f"read {self.number}", f"normalise {place(company.line)} | {company.line_style}"]
             case "heading":
-                work = [f"read {self.number}", f"normalise {self.place(company.heading)} | {company.heading_style}"]
+                work = [f"read {self.number}", f"normalise {place(company.heading)} | {company.heading_style}"]
             case "handover":
-                text = ", ".join(self.values[role] for role in company.told)
-                work = [f"read {self.number}", f"send {self.values[company.reader]} | {text}"]
-            case kind:
+                told = ", ".join(held(role) for role in company.told)
+                work = [f"read {self.number}", f"send {held(company.reader)} | {told}"]
+            case "territory":
+                person = self.written(company)["keeper"] if spelled else f"{place(company.key)}!{self.header[company.seat]}"
+                work = [f"read {self.number}", f"read {held(company.key)}", f"write {place('keeper')} | {person}"]
+            case _:
                 work = [f"read {self.number}"]
-                work += [f"read {self.values[company.key]}"] if kind == "territory" else []
                 for role, value in self.written(company).items():
-                    work.append(f"write {self.place(role)} | {value}" if value else f"clear {self.place(role)}")
+                    work.append(f"write {place(role)} | {value}" if value else f"clear {place(role)}")
         return [*work, "submit"]
 
 

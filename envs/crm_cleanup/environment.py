@@ -78,27 +78,28 @@ class CrmCleanup(RecordTools, WorkflowEnv):
     """
 
     name = "crm_cleanup"
-    version = "1"
+    version = "2"
     limits = Limits(turns=8)
 
     def __init__(self, company_seed: int = 7) -> None:
         self.company = Company.draw(require_seed(self.name, "company_seed", company_seed))
 
     @tool(effect="virtual")
-    def find(self, text: str) -> str:
-        """Look for records that hold a text.
+    def find(self, text: str, also: str = "") -> str:
+        """Look for records that hold a text. ``it`` is then the one that was found, where it is one.
 
         Args:
             text: A name, a town or the like.
+            also: What they must hold besides.
         """
-        return self.records.find(text, self._now.header["source"])
+        return self.records.find(text, self._now.header["source"], also)
 
     @tool(effect="virtual")
     def merge(self, number: str) -> str:
         """Keep a customer's record and merge those of the same name into it; its empty fields are filled from them.
 
         Args:
-            number: The record to keep.
+            number: The record to keep, or ``it``.
         """
         table, number, kept = self.records.locate(number)
         if table != CUSTOMERS:
@@ -108,6 +109,7 @@ class CrmCleanup(RecordTools, WorkflowEnv):
         keys = [key for key, record in records.items() if _customer(record[field]) == _customer(kept[field])]
         if not keys:
             raise ToolError(f"no other record has the name of {number}")
+        self.records.it = number
         self.crm.put(CUSTOMERS, number, merged(kept, [records[key] for key in keys]))
         for key in keys:
             self.crm.delete(CUSTOMERS, key)
@@ -118,7 +120,7 @@ class CrmCleanup(RecordTools, WorkflowEnv):
         """Write a number or a name in a style.
 
         Args:
-            where: The field, such as ``C12!Phone``.
+            where: The field, such as ``C12!Phone`` or ``it!Phone``.
             style: For numbers international, national, dotted or digits; for names title, upper, lower or short.
         """
         _, _, record, field = self.records.place(where)
@@ -132,7 +134,7 @@ class CrmCleanup(RecordTools, WorkflowEnv):
         """Empty a field.
 
         Args:
-            where: The field, such as ``C12!Phone``.
+            where: The field, such as ``C12!Phone`` or ``it!Phone``.
         """
         return self.records.write(where, "")
 
@@ -141,13 +143,14 @@ class CrmCleanup(RecordTools, WorkflowEnv):
         """Send a colleague a message.
 
         Args:
-            person: Their name.
-            text: What they are told, items separated by commas.
+            person: Their name, or a field that holds it, such as ``it!Owner``.
+            text: What they are told, items separated by commas; a field stands for what it holds.
         """
-        name = next((p for p in PEOPLE if p.casefold() == person.strip().casefold()), None)
-        if name is None or not text.strip():
-            raise ToolError("a message needs a text" if name else f"no colleague is called {person.strip()[:40]}")
-        self.crm.put(OUTBOX, str(len(self.crm.keys(OUTBOX)) + 1), {"To": name, "Text": text.strip()})
+        who, text = self.records.refer(person), self.records.refer_all(text)
+        name = next((p for p in PEOPLE if p.casefold() == who.casefold()), None)
+        if name is None or not text:
+            raise ToolError("a message needs a text" if name else f"no colleague is called {who[:40]}")
+        self.crm.put(OUTBOX, str(len(self.crm.keys(OUTBOX)) + 1), {"To": name, "Text": text})
         return f"sent to {name}"
 
     def tasks(self, split: Split, n: int, seed: int) -> list[Task]:

@@ -8,7 +8,7 @@ from envs.hr_triage.conventions import OUTCOMES, Company
 
 def scripts(case: Case, company: Company) -> dict[str, list[str]]:
     """Calls by the canary's name."""
-    read, read_owner, ask, *requests, write, submit = case.golden(company)
+    read, read_owner, ask, *requests, write, submit = case.golden(company, spelled=True)
     state = f"write {case.number}!{case.header['state']} | "
     handlers = [f"request {person} | {case.number}" for person in dict.fromkeys(c[0] for c in case.chain.values())]
     questions = [f"ask {case.owner} | {case.header[role]}" for role in case.kind.details]

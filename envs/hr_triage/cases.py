@@ -79,14 +79,19 @@ class Case:
         """Whom the company's way requests, in order."""
         return () if self.went == "suspected" else self.chain[company.handler[self.kind.name]]
 
-    def golden(self, company: Company) -> list[str]:
-        """Calls that settle the case as the company means it."""
+    def golden(self, company: Company, *, spelled: bool = False) -> list[str]:
+        """Calls that settle the case as the company means it. ``spelled``: with number and names instead of references."""
+        it = self.number if spelled else "it"
+        owner = self.owner if spelled else f"it!{self.header['owner']}"
+        role, requested = company.handler[self.kind.name], list(self.requested(company))
+        if requested and not spelled:
+            requested[0] = f"{owner}!{self.header[role]}"
         return [
             f"read {self.number}",
-            f"read {self.owner}",
-            f"ask {self.owner} | {self.header[company.detail[self.kind.name]]}",
-            *(f"request {person} | {self.number}" for person in self.requested(company)),
-            f"write {self.number}!{self.header['state']} | {company.outcome[self.went]}",
+            f"read {owner}",
+            f"ask {owner} | {self.header[company.detail[self.kind.name]]}",
+            *(f"request {person} | {it}" for person in requested),
+            f"write {it}!{self.header['state']} | {company.outcome[self.went]}",
             "submit",
         ]
 

@@ -69,7 +69,7 @@ class HrTriage(RecordTools, PeopleTools, WorkflowEnv):
     """
 
     name = "hr_triage"
-    version = "1"
+    version = "2"
     limits = Limits(turns=8)
 
     def __init__(self, company_seed: int = 7) -> None:

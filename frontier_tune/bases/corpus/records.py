@@ -1,7 +1,8 @@
 """Dialogues on records (desks, customer files) whose prompts say everything: which field, which person, which word.
 
-They teach what practice alone can't: where companies differ by a coin, a base does as well by taking any person of a record as by
-finding the one that a field names. Observations of reads, searches and writes come from the SDK's own session.
+They teach what practice alone can't: where companies differ by a coin, a base does as well by naming any field of a record as the
+one that is meant. What a field holds is referred to, never copied. Observations of reads, searches and writes come from the SDK's
+own session.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ _TABLES = (("Requests", "R"), ("Customers", "C"))
 @dataclass(frozen=True)
 class File:
     """A small file of records. ``key`` is the record that is asked about, ``header`` its fields by role, ``empty`` the roles that
-    lack a value; ``staff`` is the record of ``person``, and the field of role ``link`` leads to one more record."""
+    lack a value; ``staff`` is the record of the person in the field of role ``holder``, and ``link`` leads to one more record."""
 
     session: RecordSession
     key: str
     header: dict[str, str]
     empty: tuple[str, ...]
-    person: str
+    holder: str
     staff: dict[str, str]
     link: str
 
@@ -78,7 +79,9 @@ def make_file(rng: random.Random) -> File:
         own = iter(rng.sample(people, len(roles)))
         records[key] = {header[r]: "" if r in empty else next(own) if r in _PERSONS else _value(rng, r) for r in roles}
     key = keys[0]
-    person, *others = people
+    holder = next(r for r in roles if r in _PERSONS)
+    person = str(records[key][header[holder]])
+    others = [p for p in people if p != person]
     seats = rng.sample(_DECIDES, rng.randint(3, 5))
     staff = {header[r]: p for r, p in zip(seats, others, strict=False)}
     staff |= {header[r]: _value(rng, r) for r in rng.sample(("unit", "site", "badge", "birthday"), rng.randint(0, 2))}
@@ -89,7 +92,7 @@ def make_file(rng: random.Random) -> File:
         "Staff": {person: shuffled},
         "Territories": {str(records[key][header[link]]): there},
     }
-    return File(RecordSession(MemoryStore(tables)), key, {r: header[r] for r in roles}, empty, person, shuffled, link)
+    return File(RecordSession(MemoryStore(tables)), key, {r: header[r] for r in roles}, empty, holder, shuffled, link)
 
 
 def _value(rng: random.Random, role: str) -> str:
@@ -111,8 +114,13 @@ def _read(file: File, where: str) -> Turn:
 
 
 def _write(file: File, role: str, value: str) -> Turn:
-    where = f"{file.key}!{file.header[role]}"
+    where = f"it!{file.header[role]}"
     return f"write {where} | {value}", file.session.write(where, value)
+
+
+def _told(file: File, verb: str, person: str, about: str, answer: str) -> Turn:
+    """A word with whoever ``person`` refers to."""
+    return f"{verb} {person} | {about}", f"{file.session.refer(person)}: {answer}"
 
 
 def set_field(rng: random.Random, file: File) -> Answered:
@@ -124,56 +132,62 @@ def set_field(rng: random.Random, file: File) -> Answered:
 def copy_field(rng: random.Random, file: File) -> Answered:
     source, target = rng.choice(file.filled()), rng.choice(file.empty)
     prompt = f"Copy {file.header[source]} of {file.key} into {file.header[target]}."
-    value = file.value(source)
-    return prompt, [_read(file, file.key), _write(file, target, value)], file.overview
+    return prompt, [_read(file, file.key), _write(file, target, f"it!{file.header[source]}")], file.overview
 
 
 def clear_fields(rng: random.Random, file: File) -> Answered:
     roles = rng.sample(file.filled(), 2)
     turns = [_read(file, file.key)]
     for role in roles:
-        where = f"{file.key}!{file.header[role]}"
+        where = f"it!{file.header[role]}"
         turns.append((f"clear {where}", file.session.write(where, "")))
     return f"Clear {file.header[roles[0]]} and {file.header[roles[1]]} of {file.key}.", turns, file.overview
 
 
 def ask_person(rng: random.Random, file: File) -> Answered:
     role, wanted = rng.choice(file.persons()), rng.choice(file.empty)
-    person, said = file.value(role), _value(rng, wanted)
-    turns = [_read(file, file.key), (f"ask {person} | {file.header[wanted]}", f"{person}: {said}, I have filled it in")]
+    turns = [_read(file, file.key)]
+    answer = f"{_value(rng, wanted)}, I have filled it in"
+    turns.append(_told(file, "ask", f"it!{file.header[role]}", file.header[wanted], answer))
     return f"Ask {file.header[role]} of {file.key} for {file.header[wanted]}.", turns, file.overview
 
 
 def request_decision(rng: random.Random, file: File) -> Answered:
+    """Of somebody whom the record of a person of the record names."""
+    holder = f"it!{file.header[file.holder]}"
     field = rng.choice([name for name, value in file.staff.items() if value in PEOPLE])
-    person, other = file.staff[field], rng.choice([p for p in PEOPLE if p != file.staff[field]])
-    turns = [_read(file, file.person)]
+    other = rng.choice([p for p in PEOPLE if p != file.staff[field]])
+    turns = [_read(file, file.key), _read(file, holder)]
+    person = f"{holder}!{field}"
     if rng.random() < 0.4:
         why = rng.choice(("I am away", "I am concerned in it"))
-        turns.append((f"request {person} | {file.key}", f"{person}: {why}, request {other}"))
+        turns.append(_told(file, "request", person, "it", f"{why}, request {other}"))
         person = other
     ways = (("approved", rng.choice(_WORDS)), ("refused", rng.choice(_WORDS)))
     said, word = rng.choice(ways)
-    turns.append((f"request {person} | {file.key}", f"{person}: {said}"))
+    turns.append(_told(file, "request", person, "it", said))
     target = rng.choice(list(file.header))
-    prompt = f"Request {field} of {file.person} to decide on {file.key}. Set {file.header[target]} of it to "
+    prompt = f"Request {field} of {file.header[file.holder]} of {file.key} to decide on it. Set {file.header[target]} to "
     prompt += ", ".join(f"{word} if {said}" for said, word in ways) + "."
     return prompt, [*turns, _write(file, target, word)], file.overview
 
 
 def send_fields(rng: random.Random, file: File) -> Answered:
     role = rng.choice(file.persons())
-    told = rng.sample([r for r in file.filled() if r != role], 2)
-    person, text = file.value(role), ", ".join(file.value(r) for r in told)
-    prompt = f"Send {file.header[role]} of {file.key} its {file.header[told[0]]} and {file.header[told[1]]}."
-    return prompt, [_read(file, file.key), (f"send {person} | {text}", f"sent to {person}")], file.overview
+    told = [f"it!{file.header[r]}" for r in rng.sample([r for r in file.filled() if r != role], 2)]
+    person = f"it!{file.header[role]}"
+    turns = [_read(file, file.key)]
+    turns.append((f"send {person} | {', '.join(told)}", f"sent to {file.session.refer(person)}"))
+    first, second = (name.removeprefix("it!") for name in told)
+    return f"Send {file.header[role]} of {file.key} its {first} and {second}.", turns, file.overview
 
 
 def follow_link(rng: random.Random, file: File) -> Answered:
-    target, place = rng.choice(file.empty), file.value(file.link)
-    field, person = rng.choice(list(file.session.locate(place)[2].items()))
+    target, link = rng.choice(file.empty), f"it!{file.header[file.link]}"
+    turns = [_read(file, file.key), _read(file, link)]
+    field = rng.choice(list(file.session.locate(link)[2]))
     prompt = f"Set {file.header[target]} of {file.key} to {field} of its {file.header[file.link]}."
-    return prompt, [_read(file, file.key), _read(file, place), _write(file, target, str(person))], file.overview
+    return prompt, [*turns, _write(file, target, f"{link}!{field}")], file.overview
 
 
 def find_record(rng: random.Random, file: File) -> Answered:
@@ -191,11 +205,11 @@ def find_record(rng: random.Random, file: File) -> Answered:
     field, word = rng.choice(list(header.values())), rng.choice(_WORDS)
     verb = rng.random() < 0.5
     prompt = f"Of {firm}, {'merge the others into the one' if verb else f'set {field} of the one'} by {source}"
-    turns: list[Turn] = [(f"find {firm}", session.find(firm, header["source"]))]
+    turns: list[Turn] = [(f"find {firm} | {source}", session.find(firm, header["source"], source))]
     if verb:
-        turns.append((f"merge {key}", f"{key} has taken in {', '.join(k for k in rows if k != key)}"))
+        turns.append(("merge it", f"{key} has taken in {', '.join(k for k in rows if k != key)}"))
         return f"{prompt}.", turns, overview
-    turns.append((f"write {key}!{field} | {word}", session.write(f"{key}!{field}", word)))
+    turns.append((f"write it!{field} | {word}", session.write(f"it!{field}", word)))
     return f"{prompt} to {word}.", turns, overview
 
 
@@ -217,18 +231,17 @@ def explicit(rng: random.Random) -> tuple[str, tuple[Message, ...]]:
 
 
 def drill(rng: random.Random) -> tuple[Message, ...]:
-    """Copy what stands beside a name: short records of words that mean nothing, one to three of them asked for."""
+    """Refer to what is named: short records of words that mean nothing, one to three of their fields asked for."""
     names = [name for role in rng.sample(list(FIELDS), rng.randint(3, 9)) for name in (rng.choice(FIELDS[role]),)]
     values = rng.sample(tuple(dict.fromkeys(_WORDS + PEOPLE)), len(names))
     number = f"{rng.choice('RCPT')}{rng.randint(1000, 9999)}"
     asked = rng.sample(range(len(names)), rng.randint(1, 3))
-    target = f"{number}!{rng.choice(names)}"
-    text = ", ".join(values[i] for i in asked)
+    target = rng.choice(names)
     return (
         Message("user", f"Write {', '.join(names[i] for i in asked)} of {number} to {target}."),
         Message("assistant", f"read {number}"),
         Message("tool", "\n".join((number, *(f"{name}: {value}" for name, value in zip(names, values, strict=True))))),
-        Message("assistant", f"write {target} | {text}"),
-        Message("tool", f"{target} is {text}"),
+        Message("assistant", f"write it!{target} | {', '.join(f'it!{names[i]}' for i in asked)}"),
+        Message("tool", f"{number}!{target} is {', '.join(values[i] for i in asked)}"),
         Message("assistant", "submit"),
     )

@@ -23,7 +23,7 @@ class RecordTools:
         """Look at a table (its fields and first record), at a record or at one field.
 
         Args:
-            where: A table, a record's number, or a field such as ``R12!State``.
+            where: A table, a record's number, or a field such as ``R12!State``. ``it`` is the record that was looked at last.
         """
         return self.records.read(where)
 
@@ -32,8 +32,8 @@ class RecordTools:
         """Write into a field of a record.
 
         Args:
-            where: The field, such as ``R12!State``.
-            value: What to write.
+            where: The field, such as ``R12!State`` or ``it!State``.
+            value: What to write. A field, such as ``it!Sender``, stands for what it holds.
         """
         return self.records.write(where, value)
 
@@ -59,6 +59,7 @@ class PeopleTools(abc.ABC):
     """
 
     contacts: list[Contact]
+    records: RecordSession  # what references are to
 
     @abc.abstractmethod
     def reply(self, contact: Contact) -> str:
@@ -69,20 +70,20 @@ class PeopleTools(abc.ABC):
         """Ask a person for something.
 
         Args:
-            person: Their name.
+            person: Their name, or a field that holds it, such as ``it!Sender``.
             about: What is wanted, for example the name of a field that is empty.
         """
-        return self._contact(Contact("ask", person.strip(), about.strip()))
+        return self._contact(Contact("ask", self.records.refer(person), about.strip()))
 
     @tool(effect="virtual")
     def request(self, person: str, about: str) -> str:
         """Request a person's decision.
 
         Args:
-            person: Their name.
-            about: The number of what they decide on.
+            person: Their name, or a field that holds it, such as ``it!Sender!Lead``.
+            about: The number of what they decide on, or ``it``.
         """
-        return self._contact(Contact("request", person.strip(), about.strip()))
+        return self._contact(Contact("request", self.records.refer(person), self.records.refer(about)))
 
     def _contact(self, contact: Contact) -> str:
         said = self.reply(contact)
