@@ -4,7 +4,7 @@ Tokens are sorted by expert and then by adapter slot; each expert's rows take th
 low-rank path of their own slot. A row's result is bitwise the same whatever the other rows and their adapters are.
 
 In float32 or in bfloat16; sums are float32 in both. In bfloat16 hidden states, weights, adapters and what is between the two
-projections are rounded to it, and matrices lie in pairs of inputs, as the processor's dot products take them.
+projections are rounded to it, and matrices lie in pairs of inputs, as the processor's dot products and tiles (AMX) take them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,18 @@ def supported(dtype: torch.dtype, hidden: int, width: int) -> bool:
     return dtype in DTYPES and hidden % WIDTH == 0 and width % WIDTH == 0
 
 
+def large_pages(t: Tensor) -> Tensor:
+    """``t``, its memory in large pages where the system can: weights are read once a step, and so up to a third faster."""
+    build.load()
+    torch.ops.frontier_tune.large_pages(t)
+    return t
+
+
 def pack(weight: Tensor) -> Tensor:
     """Weights [E, out, in] in the operator's order: as many elements, to be handed to ``forward`` alone."""
     build.load()
     packed = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    large_pages(packed)
     torch.ops.frontier_tune.pack_panels(weight.contiguous(), packed)
     return packed
 
@@ -66,7 +74,7 @@ class Adapters:
         """All zero: every slot is the base. ``dtype`` is that of the experts."""
         wide, narrow = (-(-r // _LANES) * _LANES for r in (2 * rank, rank))
         size = hidden * wide + 2 * width * rank + width * narrow + hidden * rank
-        return cls(rank, torch.zeros(slots, experts, size, dtype=dtype))
+        return cls(rank, large_pages(torch.zeros(slots, experts, size, dtype=dtype)))
 
     def set(self, slot: int, gate: tuple[Tensor, Tensor], up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor]) -> None:
         """Put one adapter into ``slot``: (A [E, R, in], B [E, out, R]) of each projection, the scaling folded into B."""

@@ -66,6 +66,7 @@ class _CPULoRAExperts(LoRAExpertsMixin):
             self.loads += 1
             for weight in (layer.w13_weight, layer.w2_weight):  # in place: one layout at a time, no second copy
                 weight.data.copy_(native_experts.pack(weight.data))
+                native_experts.large_pages(weight.data)
             return
         self._raw = (layer.w13_weight.data.clone(), layer.w2_weight.data.clone())
         self._packed, self._merged = None, {}

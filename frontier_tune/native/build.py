@@ -1,8 +1,8 @@
 """Builds and loads the C++ kernels, once for each source, compiler and torch, into the user's cache.
 
 The library is compiled against torch's stable ABI (no tie beyond torch's minor version) with the machine's own
-g++, in seconds. Every kernel is compiled for three instruction sets, those in bfloat16 for one more; the best that the processor
-has is chosen when it is loaded. ``FRONTIER_TUNE_ISA`` (avx512_bf16, avx512, avx2, portable) lowers that choice,
+g++, in seconds. Every kernel is compiled for three instruction sets, those in bfloat16 for two more; the best that the processor
+has is chosen when it is loaded. ``FRONTIER_TUNE_ISA`` (amx_bf16, avx512_bf16, avx512, avx2, portable) lowers that choice,
 ``FRONTIER_TUNE_CACHE`` moves the cache.
 """
 
@@ -43,8 +43,11 @@ _X86 = {
     "avx2": ("-mavx2", "-mfma"),
 }
 # For kernels in bfloat16 alone; the others run as avx512.
-_X86_BF16 = {"avx512_bf16": (*_X86["avx512"], "-mavx512bf16")}
-NAMES = ("portable", "avx2", "avx512", "avx512_bf16")  # by the number that the library gives them
+_X86_BF16 = {
+    "avx512_bf16": (*_X86["avx512"], "-mavx512bf16"),
+    "amx_bf16": (*_X86["avx512"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+}
+NAMES = ("portable", "avx2", "avx512", "avx512_bf16", "amx_bf16")  # by the number that the library gives them
 KERNELS, KERNELS_BF16 = "kernels.cpp", "kernels_bf16.cpp"  # compiled once for each instruction set
 OPS = ("ops.cpp", "attention_ops.cpp", "route_ops.cpp", "training_ops.cpp")  # compiled once: what torch sees
 

@@ -57,7 +57,7 @@ def test_an_unknown_instruction_set_is_refused():
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"FRONTIER_TUNE_ISA": "sse9"}, capture_output=True, text=True, check=False
     )
-    assert done.returncode != 0 and "known are avx512_bf16, avx512, avx2, portable" in done.stderr
+    assert done.returncode != 0 and "known are amx_bf16, avx512_bf16, avx512, avx2, portable" in done.stderr
 
 
 def test_an_unwritable_cache_is_named(tmp_path):

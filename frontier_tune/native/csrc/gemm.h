@@ -30,11 +30,21 @@ struct Layout<bf16> {
 template <class F>
 using Tile = typename Layout<F>::Tile;
 
-// acc[r] += sum_k x[k, r] w[k, 0:VECTORS * VL], w's rows `stride` columns apart. The sum runs over k in order for every ROWS, so that a
-// row's result doesn't depend on its neighbours.
+// Asks for what lies some way behind p [BYTES]; that may be past the end, as nothing is read. Weights are read once and come from far: the
+// processor's own prefetcher knows runs, but stops at the end of every page, and takes its time to see that a new one began.
+template <int64_t BYTES>
+static inline void ask_ahead(const void* p) {
+  constexpr int64_t LINE = 64, AHEAD = 2048;
+  for (int64_t i = 0; i < BYTES; i += LINE) __builtin_prefetch(reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(p) + AHEAD + i));
+}
+
+// acc[r] += sum_k x[k, r] w[k, 0:VECTORS * VL], w's rows `stride` columns apart. The sum runs over k in order for every ROWS, so
+// that a row's result doesn't depend on its neighbours.
 template <int ROWS, int VECTORS>
-__attribute__((always_inline)) static inline void multiply(const float* x, const float* w, int64_t stride, int64_t in, vf (&acc)[ROWS][VECTORS]) {
+__attribute__((always_inline)) static inline void multiply(const float* x, const float* w, int64_t stride, int64_t in,
+                                                           vf (&acc)[ROWS][VECTORS]) {
   for (int64_t k = 0; k < in; k++) {
+    ask_ahead<VECTORS * VL * sizeof(float)>(w + k * stride);
     vf column[VECTORS];
     for (int v = 0; v < VECTORS; v++) column[v] = load(w + k * stride + v * VL);
 #pragma GCC unroll 8
@@ -49,6 +59,7 @@ template <int ROWS, int VECTORS>
 __attribute__((always_inline)) static inline void multiply(const Tile<bf16>* x, const bf16* w, int64_t stride, int64_t in,
                                                            vf (&acc)[ROWS][VECTORS]) {
   for (int64_t k = 0; k < in; k += 2) {
+    ask_ahead<2 * VECTORS * VL * sizeof(bf16)>(w + k * stride);
     vu pair[VECTORS];
     for (int v = 0; v < VECTORS; v++) pair[v] = load_pairs(w + k * stride + 2 * v * VL);
 #ifdef __AVX512BF16__
@@ -82,33 +93,35 @@ static inline vf step(vf sum, const Tile<bf16>* x, const bf16* w) {
 // What is added to a strip while it is in registers: nothing.
 struct Nothing {
   template <int ROWS, int VECTORS>
-  void operator()(vf (&)[ROWS][VECTORS], int64_t) const {}
+  void operator()(vf (&)[ROWS][VECTORS]) const {}
 };
 
-// z[r, 0:VECTORS * VL] = the product for r < ROWS, then more(sums, first). x is a tile.
+// z[r, 0:VECTORS * VL] = the product for r < ROWS, then more(sums). x is a tile.
 template <int ROWS, int VECTORS, class F, class More>
-static inline void strip(const Tile<F>* x, const F* w, int64_t w_stride, int64_t in, float* z, int64_t z_stride, const More& more, int64_t first) {
+static inline void strip(const Tile<F>* x, const F* w, int64_t w_stride, int64_t in, float* z, int64_t z_stride, const More& more) {
   vf acc[ROWS][VECTORS];
   for (int r = 0; r < ROWS; r++)
     for (int v = 0; v < VECTORS; v++) acc[r][v] = vf{};
   multiply(x, w, w_stride, in, acc);
-  more(acc, first);
+  more(acc);
   for (int r = 0; r < ROWS; r++)
     for (int v = 0; v < VECTORS; v++) store(z + r * z_stride + v * VL, acc[r][v]);
 }
 
-// The same for any number of rows up to MR, starting at column `first` of the tile.
+// The same for any number of rows up to MR: one pass over w, whatever it is.
 template <int VECTORS, class F, class More = Nothing>
 static inline void strip_rows(int64_t rows, const Tile<F>* x, const F* w, int64_t w_stride, int64_t in, float* z, int64_t z_stride,
                               const More& more = {}) {
-  int64_t r = 0;
   if constexpr (MR == 8) {
-    if (rows == 8) return strip<8, VECTORS, F>(x, w, w_stride, in, z, z_stride, more, 0);
-    if (rows - r >= 6) { strip<6, VECTORS, F>(x + r, w, w_stride, in, z + r * z_stride, z_stride, more, r); r += 6; }
+    if (rows == 8) return strip<8, VECTORS, F>(x, w, w_stride, in, z, z_stride, more);
+    if (rows == 7) return strip<7, VECTORS, F>(x, w, w_stride, in, z, z_stride, more);
+    if (rows == 6) return strip<6, VECTORS, F>(x, w, w_stride, in, z, z_stride, more);
+    if (rows == 5) return strip<5, VECTORS, F>(x, w, w_stride, in, z, z_stride, more);
   }
-  if (rows - r >= 4) { strip<4, VECTORS, F>(x + r, w, w_stride, in, z + r * z_stride, z_stride, more, r); r += 4; }
-  if (rows - r >= 2) { strip<2, VECTORS, F>(x + r, w, w_stride, in, z + r * z_stride, z_stride, more, r); r += 2; }
-  if (rows - r >= 1) strip<1, VECTORS, F>(x + r, w, w_stride, in, z + r * z_stride, z_stride, more, r);
+  if (rows == 4) return strip<4, VECTORS, F>(x, w, w_stride, in, z, z_stride, more);
+  if (rows == 3) return strip<3, VECTORS, F>(x, w, w_stride, in, z, z_stride, more);
+  if (rows == 2) return strip<2, VECTORS, F>(x, w, w_stride, in, z, z_stride, more);
+  if (rows == 1) return strip<1, VECTORS, F>(x, w, w_stride, in, z, z_stride, more);
 }
 
 // Transpose `rows` rows [in] into a tile of F. Floats are rounded where F is narrower.

@@ -3,6 +3,15 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -27,20 +36,38 @@ extern const ft::KernelsBf16 ft_kernels_bf16_portable;
 #ifdef FT_HAS_AVX512_BF16
 extern const ft::KernelsBf16 ft_kernels_bf16_avx512_bf16;
 #endif
+#ifdef FT_HAS_AMX_BF16
+extern const ft::KernelsBf16 ft_kernels_bf16_amx_bf16;
+#endif
 
 namespace {
 
 struct Isa {
-  int64_t kernels, bf16;  // 0 portable, 1 AVX2, 2 AVX-512, and of kernels in bfloat16 3: AVX512-BF16
+  int64_t kernels, bf16;  // 0 portable, 1 AVX2, 2 AVX-512, and of kernels in bfloat16 3: AVX512-BF16, 4: AMX
 };
+
+// The processor has AMX with bfloat16, and the system lets this process use its registers, for which a process has to ask.
+bool may_use_amx() {
+#if defined(__x86_64__) && defined(__linux__) && defined(SYS_arch_prctl)
+  unsigned a, b, c, d;
+  constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;
+  constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BF16) && (d & AMX_TILE) &&
+         syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+  return false;
+#endif
+}
 
 Isa best_isa() {
   const char* wanted = std::getenv("FRONTIER_TUNE_ISA");
   const std::string name = wanted ? wanted : "";
 #ifdef FT_HAS_AVX512
-  if ((name.empty() || name == "avx512_bf16" || name == "avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return {2, name != "avx512" && __builtin_cpu_supports("avx512bf16") ? 3 : 2};
+  if ((name.empty() || name == "amx_bf16" || name == "avx512_bf16" || name == "avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    if (name == "avx512" || !__builtin_cpu_supports("avx512bf16")) return {2, 2};
+    return {2, name != "avx512_bf16" && may_use_amx() ? 4 : 3};
+  }
 #endif
 #ifdef FT_HAS_AVX2
   if (name != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {1, 1};
@@ -70,6 +97,9 @@ const Kernels& kernels() {
 }
 
 static const KernelsBf16& kernels_bf16() {
+#ifdef FT_HAS_AMX_BF16
+  if (chosen().bf16 == 4) return ft_kernels_bf16_amx_bf16;
+#endif
 #ifdef FT_HAS_AVX512_BF16
   if (chosen().bf16 == 3) return ft_kernels_bf16_avx512_bf16;
 #endif
@@ -161,6 +191,22 @@ void pack_panels(const Tensor& w, Tensor packed) {
   } else {
     kernels().pack_panels(floats(w, op), mutable_floats(packed, op), w.size(0), w.size(1), w.size(2), run);
   }
+}
+
+// Asks the system to keep t's memory in large pages, new or in use: weights that are read once a step are read faster so. Where it can't
+// nothing changes.
+void large_pages(Tensor t) {
+#if defined(__linux__)
+  constexpr uintptr_t PAGE = uintptr_t{2} << 20;
+  constexpr int COLLAPSE = 25;  // MADV_COLLAPSE, which older headers don't have
+  const bool half = t.scalar_type() == ScalarType::BFloat16 || t.scalar_type() == ScalarType::Half;
+  check(t.is_contiguous() && (half || t.scalar_type() == ScalarType::Float), "large_pages", "takes contiguous tensors of 16 or 32 bits");
+  const auto at = reinterpret_cast<uintptr_t>(t.data_ptr());
+  const uintptr_t begin = (at + PAGE - 1) / PAGE * PAGE, end = (at + static_cast<uintptr_t>(t.numel()) * (half ? 2 : 4)) / PAGE * PAGE;
+  if (begin >= end) return;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  madvise(reinterpret_cast<void*>(begin), end - begin, COLLAPSE);
+#endif
 }
 
 template <class F>
@@ -291,6 +337,7 @@ STABLE_TORCH_LIBRARY(frontier_tune, m) {
   m.def("add_rms_norm(Tensor(a!) x, Tensor(b!) residual, Tensor weight, float eps) -> ()");
   m.def("lora_linear(Tensor(a!) y, Tensor x, Tensor slots, Tensor[] a, Tensor[] b, float scale) -> ()");
   m.def("pack_panels(Tensor w, Tensor(a!) packed) -> ()");
+  m.def("large_pages(Tensor(a!) t) -> ()");
   m.def(
       "experts(Tensor(a!) out, Tensor x, Tensor ids, Tensor weights, Tensor w13, Tensor w2, Tensor slots, Tensor lora, int rank, "
       "bool shared_a) -> ()");
@@ -313,6 +360,7 @@ STABLE_TORCH_LIBRARY_IMPL(frontier_tune, CPU, m) {
   m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
   m.impl("lora_linear", TORCH_BOX(&lora_linear));
   m.impl("pack_panels", TORCH_BOX(&pack_panels));
+  m.impl("large_pages", TORCH_BOX(&large_pages));
   m.impl("experts", TORCH_BOX(&experts));
   m.impl("rms_norm_backward", TORCH_BOX(&rms_norm_backward));
   m.impl("swiglu", TORCH_BOX(&swiglu));

@@ -118,7 +118,7 @@ def runtime(name: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512_bf16"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512_bf16", "amx_bf16"])
 def test_fuzzed_shapes_are_clean(isa: str, run_python) -> None:
     libraries = [runtime("libasan.so"), runtime("libubsan.so"), runtime("libstdc++.so.6")]
     if not all(libraries) or shutil.which("g++") is None:
