@@ -29,7 +29,7 @@ def supported(dtype: torch.dtype, hidden: int, width: int) -> bool:
 
 
 def large_pages(t: Tensor) -> Tensor:
-    """``t``, its memory in large pages where the system can: weights are read once a step, and so up to a third faster."""
+    """``t``, its memory in large pages where the system can: weights are read once a step, and so about a quarter faster."""
     build.load()
     torch.ops.frontier_tune.large_pages(t)
     return t
