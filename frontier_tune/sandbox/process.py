@@ -139,7 +139,10 @@ class WorkerProcess:
                 self.process.stdin.close()
 
     def kill(self) -> None:
-        """End the process, its group, and descendants that left the group. Returns when the worker is reaped."""
+        """End the process, its group, and descendants that left the group. Returns when the worker is reaped, and what its code
+        sandboxes had on the disk is removed."""
+        from frontier_tune.sandbox import scratch  # here: this module is also the worker's own, which is to start quickly
+
         family = descendants(self.process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -151,6 +154,7 @@ class WorkerProcess:
             if pipe:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+        scratch.clear_left()
 
 
 def descendants(root: int) -> list[int]:
