@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from frontier_tune.contracts import LimitReached
 from frontier_tune.orchestration import actors, events, joined, learners, samplers
 from frontier_tune.orchestration.handle import ActorDied, Deadlines, Handle
 from frontier_tune.orchestration.overlap import share_threads
@@ -87,10 +88,13 @@ class Crew:
 
     def start_all(self, roles: Collection[str], supervisor: Supervisor | None = None) -> None:
         """Start actors of ``roles`` for the first time, see ``start``."""
-        due = set(roles)
+        due, broken = set(roles), set[str]()
 
         def mend(error: ActorDied) -> None:
             nonlocal due
+            if error.lives and error.role in broken:  # it was not killed, it can't start: so it will the next time
+                raise LimitReached(f"{error}\nthe {error.role} did not start, twice in a row") from error
+            broken.update({error.role} if error.lives else ())
             due = self.dead(error) & set(roles)
             if SAMPLER in due:
                 due |= {EPISODES}  # which would ask the old one

@@ -32,11 +32,12 @@ DEAD = (
 class ActorDied(FrontierTuneError):
     """A process of the run ended by itself (out of memory, a crash in native code), or was wedged. The run can be resumed.
 
-    ``role``: whose, as Crew calls it; '' where that isn't known.
+    ``role``: whose, as Crew calls it; '' where that isn't known. ``lives``: something in the process broke, which itself goes on.
     """
 
     exit_code = 4
     role = ""
+    lives = False
 
     @classmethod
     def of(cls, role: str, message: str) -> ActorDied:
@@ -131,7 +132,9 @@ class Handle:
             if not isinstance(cause, FrontierTuneError):
                 raise
             if getattr(cause, "blame", None) is Blame.INFRASTRUCTURE:  # engine or pool broke inside a process that lives on
-                raise ActorDied.of(self.role or "sampler", f"{cause}; the last lines of {self._log} tell more") from None
+                error = ActorDied.of(self.role or "sampler", f"{cause}; the last lines of {self._log} tell more")
+                error.lives = True
+                raise error from None
             raise cause from None
         except DEAD as e:
             first = str(e).splitlines()[0]

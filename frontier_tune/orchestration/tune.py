@@ -46,8 +46,7 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
     start = warm_start.run(ready, run, note)
     stop = StopRequest()
     supervisor = Supervisor(ready.recipe.reliability, events, note, stop.check)
-    with stop, crew_of(ready, run, note, supervisor=supervisor) as crew:
-        stop.install()
+    with stop, crew_of(ready, run, note, supervisor=supervisor, stop=stop) as crew:
         state, at = recover.where(ready, run, note) if resume else (LoopState(), None)
         scores = Measure(ready, run, crew, stop.check, note)
         events.log("resumed" if resume else "started", step=state.step, pid=os.getpid())
@@ -96,15 +95,24 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
 
 
 @contextmanager
-def crew_of(ready: Ready, run: RunDir, note: Note, learn: bool = True, supervisor: Supervisor | None = None) -> Iterator[Any]:
+def crew_of(
+    ready: Ready,
+    run: RunDir,
+    note: Note,
+    learn: bool = True,
+    supervisor: Supervisor | None = None,
+    stop: StopRequest | None = None,
+) -> Iterator[Any]:
     """Ray and the actors, up for the body's duration. A failure of theirs names the run's log.
 
-    ``supervisor``: within whose budget those that die while they start are replaced.
+    ``supervisor``: within whose budget those that die while they start are replaced. ``stop``: takes the signals back from Ray.
     """
     from frontier_tune.orchestration.crew import Crew
 
     note("starting sampler, learner and environments" if learn else "starting sampler and environments")
     with joined.ray_of(ready.recipe, ready.root, lambda why: _lost(why, run)):
+        if stop:
+            stop.install()
         crew = Crew.start(ready.base, ready.recipe, ready.root, ready.environments, run.engine_log, learn, supervisor)
         try:
             yield crew
