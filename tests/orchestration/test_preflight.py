@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +38,14 @@ def test_a_good_recipe_is_ready(tmp_path: Path, bases: dict[str, Path]) -> None:
 def test_the_company_s_seed_reaches_the_environment(tmp_path: Path, bases: dict[str, Path]) -> None:
     ready = check(tmp_path, bases["qwen3_moe"], company={"seed": 11})
     assert ready.environments["workflow"] == ("envs/echo", {"company_seed": 11})
+
+
+def test_a_company_s_seed_that_the_environment_does_not_take_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    of_one_company = nullcontext(SimpleNamespace(description={"options": ["size"]}))
+    monkeypatch.setattr(preflight, "environment", lambda *a: of_one_company)
+    assert preflight.environment_options(recipes.parse({}), tmp_path) == {}
+    with pytest.raises(BadInput, match="company.seed: it has no effect on envs/month_end_close"):
+        preflight.environment_options(recipes.parse({"company": {"seed": 11}}), tmp_path)
 
 
 @pytest.mark.parametrize(
