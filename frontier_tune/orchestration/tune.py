@@ -215,11 +215,13 @@ def _train(
 
 
 def provenance(ready: Ready) -> dict[str, Any]:
-    """What an adapter belongs to."""
+    """What an adapter belongs to. Where the base lies on this machine is left out: the adapter leaves it."""
+    from frontier_tune.experts.families import base_name
     from frontier_tune.governance.digests import tree, tree_digest
 
+    named = ready.recipe.base
     return {
-        "base": ready.recipe.base,
+        "base": base_name(named) if Path(named).is_absolute() else named,
         "base_sha256": tree_digest(tree(ready.base)),
         "environment": ready.recipe.environment.path,
         "company_seed": ready.recipe.company.seed,
