@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.contracts import BadInput
@@ -166,6 +167,16 @@ def target_modules(adapter: Adapter, config: Any) -> list[str]:
     return sorted(set(adapter.targets), key=known.index)
 
 
+def base_name(directory: str | Path) -> str:
+    """What a base is called in files that leave this machine: its name on the hub where it lies in the hub's cache
+    (``models--<owner>--<name>/snapshots/<commit>``), else its directory's, without the way there."""
+    path = Path(directory).resolve()
+    cached = path.parent.parent.name
+    if path.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/", 1)
+    return path.name
+
+
 def peft_config(adapter: Adapter, config: Any) -> LoraConfig:
     """PEFT's configuration for ``adapter`` on a model of ``config``. Raises BadInput where it would adapt nothing."""
     from peft import LoraConfig
@@ -184,3 +195,18 @@ def peft_config(adapter: Adapter, config: Any) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def adapted(model: Any, adapter: Adapter, base: str | Path) -> Any:
+    """``model``, loaded from the directory ``base``, with a fresh adapter on it: a PeftModel.
+
+    What it writes names the base and not where that lies on this machine. Raises BadInput where nothing would be adapted.
+    """
+    from peft import get_peft_model
+
+    config = peft_config(adapter, model.config)
+    config.base_model_name_or_path = model.name_or_path  # PEFT puts it there anyway, and warns of any other
+    peft = get_peft_model(model, config)
+    peft.peft_config["default"].base_model_name_or_path = base_name(base)
+    peft.create_or_update_model_card = lambda directory: None  # an empty form but for the base's place
+    return peft

@@ -87,6 +87,11 @@ def load(learner: Learner, directory: Path) -> None:
     here = {name: t.shape for name, t in learner.policy.state().items()}
     if {name: t.shape for name, t in adapter.items()} != here:
         raise BadInput(f"{directory}: the adapter has other targets or another rank than the recipe's adapter section asks for")
+    if (scaling := canonical.scaling_of(canonical.read_config(directory))) != learner.policy.scaling:
+        raise BadInput(
+            f"{directory}: the adapter is scaled by {scaling:g} (alpha / rank), the recipe's adapter section asks for "
+            f"{learner.policy.scaling:g}; its tensors would be another policy. Set adapter.alpha back"
+        )
     if canonical.digests(canonical.load(directory, learner.policy.config)) != state["digests"]:
         raise BadInput(f"{directory}: damaged: {canonical.WEIGHTS} is not the one that {STATE} was written with")
     set_peft_model_state_dict(learner.policy.peft, adapter)

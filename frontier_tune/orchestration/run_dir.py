@@ -109,7 +109,7 @@ class RunDir:
     # -- what is written during a run -------------------------------------------------------------
 
     def write_recipe(self, recipe: Recipe) -> None:
-        self.recipe_file.write_text(recipes.dump(recipe))
+        write_whole(self.recipe_file, recipes.dump(recipe))  # a resumed run writes it again: it must never be found cut
 
     def write_rollouts(self, name: str, trajectories: list[Trajectory]) -> Path:
         path = self.root / "rollouts" / f"{name}.jsonl"

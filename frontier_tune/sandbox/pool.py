@@ -16,10 +16,13 @@ from frontier_tune.sandbox.process import Operation, WorkerProcess
 
 Result = dict[str, Any] | Failure
 STARTS = 3  # workers in a row that may be killed from outside before one is up
+TRIES = 3  # times that an operation which needs no reset is done where its worker is ended by something else
 
 
 class WorkerStartError(FrontierTuneError):
-    """A worker process did not come up, for a reason that is not the user's input."""
+    """A worker process did not come up, for a reason that is not the user's input. ``blame``: whose fault it was."""
+
+    blame = Blame.ENVIRONMENT
 
 
 class EnvironmentPool:
@@ -37,7 +40,8 @@ class EnvironmentPool:
 
     An operation that keeps its worker silent for longer than ``step_timeout_s`` fails with kind ``step-timeout`` (blame
     environment); the worker is killed with all its processes and replaced, and its other slots fail with ``worker-killed`` (blame
-    infrastructure): at once where an operation was under way, else at their next one. Not thread-safe.
+    infrastructure): at once where an operation was under way, else at their next one. What needs no reset is done by the next
+    worker instead, unless it is to blame. Not thread-safe.
 
     Args:
         path, root, options: the environment, as ``sdk.load_environment`` takes it.
@@ -246,7 +250,9 @@ class EnvironmentPool:
             self._start_deaths += 1
             if cause.blame is not Blame.INFRASTRUCTURE or self._start_deaths >= STARTS:
                 self._workers.remove(worker)
-                raise WorkerStartError(f"environment {self._setup['path']}: a worker did not start: {cause.detail}")
+                error = WorkerStartError(f"environment {self._setup['path']}: a worker did not start: {cause.detail}")
+                error.blame = cause.blame
+                raise error
             after = self._start_instead(worker)  # none of its operations has begun: they are the next one's
             after.slots, after.waiting = worker.slots, worker.waiting
             self._worker_of |= dict.fromkeys(worker.slots, after)
@@ -254,8 +260,14 @@ class EnvironmentPool:
         head = worker.running[0] if worker.running else None
         other = Failure("worker-killed", Blame.INFRASTRUCTURE, f"its worker process was ended by another episode's {cause.kind}")
         failed: set[int] = set()
+        again: list[Operation] = []
         for operation in (*worker.running, *worker.waiting):
             if operation.dropped or operation.op == "close" or operation.slot in failed:
+                continue
+            blameless = operation is not head or cause.blame is Blame.INFRASTRUCTURE
+            if operation.stateless and blameless and operation.tries < TRIES:
+                operation.tries += 1
+                again.append(operation)
                 continue
             failed.add(operation.slot)
             failure = other
@@ -268,7 +280,7 @@ class EnvironmentPool:
             del self._worker_of[slot]
             if slot not in failed:
                 self._lost[slot] = other
-        self._start_instead(worker)
+        self._start_instead(worker).waiting.extend(again)
 
     def _start_instead(self, worker: WorkerProcess) -> WorkerProcess:
         self.restarts += 1

@@ -28,6 +28,20 @@ def test_runs_are_numbered_and_latest_points_at_the_newest(tmp_path: Path) -> No
     assert recipes.load(first.recipe_file) == Recipe()
 
 
+def test_a_recipe_is_never_found_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run writes it again; killed in the middle of that, it could never be resumed."""
+    run = RunDir(tmp_path)
+    run.write_recipe(Recipe())
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.write_recipe(recipes.parse({"run": {"steps": 99}}))
+    assert recipes.load(run.recipe_file) == Recipe()
+
+
 def test_latest_also_points_at_a_run_elsewhere(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "elsewhere" / "mine").lock()
     run.write_recipe(Recipe())

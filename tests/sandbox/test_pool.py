@@ -1,6 +1,7 @@
 """The pool: results in order, faults contained and blamed, nothing left behind."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -176,15 +177,26 @@ def test_a_worker_killed_while_it_starts_loses_nothing(trouble: EnvironmentPool)
     assert isinstance(gather(trouble, 1)[2], dict)
 
 
+def test_what_needs_no_reset_survives_its_worker(trouble: EnvironmentPool) -> None:
+    begin(trouble, 1)
+    trouble.submit(1, "step", {"action": "hang"})
+    trouble.submit(2, "tasks", {"split": "train", "n": 1, "seed": 0})
+    assert trouble.poll(0.05) == []
+    os.kill(trouble.pids[0], signal.SIGKILL)
+    found = gather(trouble, 2)
+    assert isinstance(found[1], Failure) and isinstance(found[2], dict) and len(found[2]["tasks"]) == 1
+
+
 def test_workers_that_are_killed_again_and_again_are_given_up(trouble: EnvironmentPool) -> None:
     begin(trouble, 1)
     trouble.submit(1, "step", {"action": "die 3"})
     gather(trouble, 1)
     trouble.submit(2, "reset", {})
-    with pytest.raises(WorkerStartError, match=r"did not start: .*status -9"):
+    with pytest.raises(WorkerStartError, match=r"did not start: .*status -9") as raised:
         for _ in range(100):
             os.kill(trouble.pids[0], signal.SIGKILL)
             trouble.poll(0.01)
+    assert pickle.loads(pickle.dumps(raised.value)).blame is Blame.INFRASTRUCTURE  # between processes, too
 
 
 def test_rubbish_on_the_pipe_ends_the_worker_not_the_pool(trouble: EnvironmentPool) -> None:
