@@ -5,6 +5,7 @@ The crew sees one actor. The others are the first one's own (Ray ends them with 
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -58,12 +59,18 @@ class LearnerGroup(LearnerActor):
     def __init__(self, base_dir: str, recipe: Recipe, log: str | None, size: int) -> None:
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # they meet in a file
         follower = ray.remote(Follower).options(num_cpus=0, num_gpus=0, max_restarts=0, scheduling_strategy=beside)
-        with tempfile.TemporaryDirectory(prefix="learners-") as directory:
-            meeting = str(Path(directory, "store"))
-            self._others = [follower.remote(base_dir, recipe, log, rank, size, meeting) for rank in range(1, size)]
-            standing = [other.__ray_ready__.remote() for other in self._others]
+        self._met_in = tempfile.mkdtemp(
+            prefix="learners-"
+        )  # needed until the first update: NCCL connects in its first collective
+        meeting = str(Path(self._met_in, "store"))
+        self._others = [follower.remote(base_dir, recipe, log, rank, size, meeting) for rank in range(1, size)]
+        standing = [other.__ray_ready__.remote() for other in self._others]
+        try:
             super().__init__(base_dir, recipe, log, self._meet(lambda: _world(recipe, 0, size, meeting), standing))
             self._answers(standing, recipe.reliability.call_timeout_s)
+        except BaseException:
+            shutil.rmtree(self._met_in, ignore_errors=True)
+            raise
 
     def _meet(self, join: Callable[[], Any], standing: Sequence[Any]) -> Any:
         """What ``join`` returns once all have come. Raises LearnerLost as soon as one dies on its way there: who waits for all
@@ -89,6 +96,7 @@ class LearnerGroup(LearnerActor):
 
     def learn(self, batches: Sequence[Sequence[Trajectory]]) -> Mapping[str, float]:
         found: Mapping[str, float] = self._together("learn", batches)
+        shutil.rmtree(self._met_in, ignore_errors=True)
         return found
 
     def load(self, directory: str) -> None:

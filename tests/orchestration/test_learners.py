@@ -61,10 +61,10 @@ def test_a_group_is_one_learner_until_it_diverges_or_loses_one(tmp_path, monkeyp
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     with local_ray():
         group = LearnerGroup(str(base), recipe, None, 2)
-        assert not list((tmp_path / "scratch").glob("learners-*"))  # where they met
         for seed in range(2):
             want, got = alone.learn([batch(seed)]), group.learn([batch(seed)])
             assert got["rows"] == want["rows"] and got["loss"] == pytest.approx(want["loss"], abs=1e-5)
+            assert not list((tmp_path / "scratch").glob("learners-*"))  # where they met
         group.save_adapter(str(tmp_path / "adapter"))
         for (name, a), (_, b) in zip(alone.policy.named_parameters(), group._learner.policy.named_parameters(), strict=True):
             # AdamW divides by the gradient's own size: where that is nothing but rounding, an update's sign is chance
