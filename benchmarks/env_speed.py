@@ -13,7 +13,7 @@ for it while nothing is kept; and eight to a workbook, as a training group plays
 
 What to expect, from a profile: a step is the engine's work on the cells it sets, 10 microseconds each; two thirds of a graded
 episode on fresh workbooks are the engine's work, too: loading three or four copies at 1 to 2 microseconds a cell, and setting the
-formulas of the edits and of their replay. The rest draws the copies' values, lays them out, finds tables and works out the answers.
+formulas of the edits and of their replay. The rest draws the copies' values, lays them out, finds tables, works out answers.
 """
 
 from __future__ import annotations
