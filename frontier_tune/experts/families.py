@@ -197,16 +197,26 @@ def peft_config(adapter: Adapter, config: Any) -> LoraConfig:
     )
 
 
-def adapted(model: Any, adapter: Adapter, base: str | Path) -> Any:
-    """``model``, loaded from the directory ``base``, with a fresh adapter on it: a PeftModel.
-
-    What it writes names the base and not where that lies on this machine. Raises BadInput where nothing would be adapted.
-    """
+def adapted(model: Any, adapter: Adapter) -> Any:
+    """``model`` with a fresh adapter on it: a PeftModel. Raises BadInput where nothing would be adapted."""
     from peft import get_peft_model
 
     config = peft_config(adapter, model.config)
-    config.base_model_name_or_path = model.name_or_path  # PEFT puts it there anyway, and warns of any other
+    config.base_model_name_or_path = model.name_or_path
     peft = get_peft_model(model, config)
-    peft.peft_config["default"].base_model_name_or_path = base_name(base)
-    peft.create_or_update_model_card = lambda directory: None  # an empty form but for the base's place
+    peft.create_or_update_model_card = lambda directory: None  # an empty form but for where the base lies on this machine
     return peft
+
+
+def save(peft: Any, directory: str | Path) -> None:
+    """Write the adapter of ``adapted`` in PEFT's format. The files name the base, not where it lies on this machine.
+
+    Only they do: in memory it stays a directory, as PEFT looks for a base that is none on the hub.
+    """
+    config = peft.peft_config["default"]
+    here = config.base_model_name_or_path
+    config.base_model_name_or_path = base_name(here)
+    try:  # embeddings are frozen: without the flag PEFT looks the base up to find out whether they were resized
+        peft.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False, selected_adapters=["default"])
+    finally:
+        config.base_model_name_or_path = here

@@ -38,7 +38,7 @@ class Policy:
         self.config = causal.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.peft = families.adapted(causal, adapter, self.base_dir)  # casts the adapter of a bfloat16 base to float32
+            self.peft = families.adapted(causal, adapter)  # casts the adapter of a bfloat16 base to float32
         if adapter.experts:
             lora_experts.install(self.peft)
         fused.install(self.peft)

@@ -131,7 +131,7 @@ def _model(base_dir: str | Path, recipe: Recipe, start: str | Path | None) -> tu
                 setattr(module, noise, 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)  # the draws of learning.model.Policy
-        model = families.adapted(causal, recipe.adapter, base_dir)
+        model = families.adapted(causal, recipe.adapter)
     forward = "peft"
     if recipe.adapter.experts:
         try:
@@ -210,7 +210,7 @@ def _write(model: PeftModel, found: dict[str, Any], out: Path) -> None:
     work = out.with_name(f".writing-{out.name}-{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     try:
-        model.save_pretrained(str(work), safe_serialization=True, save_embedding_layers=False, selected_adapters=["default"])
+        families.save(model, work)
         found["digests"] = canonical.digests(canonical.load(work, model.config))
         (work / STAGE).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
         if out.exists():

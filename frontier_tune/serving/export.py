@@ -199,7 +199,7 @@ def _merge(adapter: Path, base_dir: Path, work: Path) -> float:
     dtype = str(model.dtype).removeprefix("torch.")
     vocabulary = model.config.get_text_config().vocab_size
     tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
-    loaded, stored = get_peft_model_state_dict(tuned), load_file(str(adapter / canonical.WEIGHTS))
+    loaded, stored = get_peft_model_state_dict(tuned, save_embedding_layers=False), load_file(str(adapter / canonical.WEIGHTS))
     lost = [n for n, t in stored.items() if n not in loaded or not torch.equal(loaded[n].float(), t.float())]
     if lost:
         raise GateFailed(f"export: PEFT did not load {len(lost)} of {len(stored)} tensors of {adapter} (first: {lost[0]})")
