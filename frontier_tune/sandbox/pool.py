@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import selectors
 import signal
@@ -16,6 +17,7 @@ from frontier_tune.sandbox.process import Operation, WorkerProcess
 
 Result = dict[str, Any] | Failure
 STARTS = 3  # workers in a row that may be killed from outside before one is up
+_EXHAUSTED = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # of the machine: processes, memory, descriptors
 TRIES = 3  # times that an operation which needs no reset is done where its worker is ended by something else
 
 
@@ -178,7 +180,14 @@ class EnvironmentPool:
             self._log.close()
 
     def _start(self) -> WorkerProcess:
-        worker = WorkerProcess(self._setup, self._log)
+        try:
+            worker = WorkerProcess(self._setup, self._log)
+        except OSError as e:
+            if e.errno not in _EXHAUSTED:
+                raise
+            error = WorkerStartError(f"environment {self._setup['path']}: no process can be started now: {e}")
+            error.blame = Blame.INFRASTRUCTURE
+            raise error from e
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         worker.write()
         return worker
@@ -284,7 +293,10 @@ class EnvironmentPool:
 
     def _start_instead(self, worker: WorkerProcess) -> WorkerProcess:
         self.restarts += 1
-        after = self._workers[self._workers.index(worker)] = self._start()
+        place = self._workers.index(worker)
+        del self._workers[place]  # first: where no other can be started there is none to be closed
+        after = self._start()
+        self._workers.insert(place, after)
         return after
 
 

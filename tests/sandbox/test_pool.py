@@ -1,6 +1,7 @@
 """The pool: results in order, faults contained and blamed, nothing left behind."""
 
 import copy
+import errno
 import os
 import signal
 import subprocess
@@ -197,6 +198,21 @@ def test_workers_that_are_killed_again_and_again_are_given_up(trouble: Environme
             os.kill(trouble.pids[0], signal.SIGKILL)
             trouble.poll(0.01)
     assert copy.copy(raised.value).blame is Blame.INFRASTRUCTURE  # also for those in another process
+
+
+def test_a_machine_out_of_processes_is_to_blame_itself(trouble: EnvironmentPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(trouble, 1)
+
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    os.kill(trouble.pids[0], signal.SIGKILL)
+    with pytest.raises(WorkerStartError, match="no process can be started now: .*Resource temporarily unavailable") as raised:
+        trouble.submit(1, "step", {"action": "echo there?"})
+        gather(trouble, 1)
+    assert raised.value.blame is Blame.INFRASTRUCTURE
+    trouble.close()
 
 
 def test_rubbish_on_the_pipe_ends_the_worker_not_the_pool(trouble: EnvironmentPool) -> None:
