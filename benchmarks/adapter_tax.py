@@ -179,7 +179,7 @@ def main() -> None:
         if what == "layer":
             pieces[name] = [row for s in shapes for row in layer_rows(s, dtype, slots, samples, tokens, args.quick)]
         else:
-            load = adapter_tax_engine.Load(dtype, args.threads, slots, *((4, 4) if args.quick else (64, 64)))
+            load = adapter_tax_engine.Load(dtype, args.threads, slots, *((4, 4) if args.quick else (64, 64)), not args.quick)
             pieces[name] = adapter_tax_engine.rows(engine, load, min(samples, 5), args.quick)
     settings = {
         "rank": RANK, "threads": args.threads, "slots": slots, "shapes": [asdict(s) for s in shapes],

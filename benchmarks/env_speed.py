@@ -1,6 +1,6 @@
 """How many tool steps with recalculation, and how many graded episodes, the workbook environment does in a second on one core.
 
-    python benchmarks/env_speed.py [--quick] [--json PATH]
+    python benchmarks/env_speed.py [--quick] [--cpu] [--json PATH]
 
 The environment is month-end close, its tables longer: each task draws a factor of 1 to 10 for its workbook's rows (log-normal),
 so that workbooks hold 400 filled cells in the median and 2,000 in the highest tenth, at least; how many is in the result.
@@ -11,8 +11,12 @@ environment's own ``step``. Baseline: the same steps where the engine is a calcu
 Episodes: reset, the golden program, grading on hidden copies; each on workbooks of its own, all of which are built and opened
 for it while nothing is kept; and eight to a workbook, as a training group plays them.
 
-What to expect, from a profile: a step is the engine's work on the cells it sets, 10 microseconds each; a graded episode on fresh
-workbooks is half building them (three or four copies), a quarter loading the engine, and the rest edits and their replay.
+``--cpu``, for a machine that others work on, too: seconds are CPU seconds of this process, and what other processes do
+(LibreOffice, the worker process) is not measured. A neighbour on the same core still slows them down.
+
+What to expect, from a profile: a step is the engine's work on the cells it sets, 10 microseconds each; two thirds of a graded
+episode on fresh workbooks are the engine's work, too: loading three or four copies at 1 to 2 microseconds a cell, and setting the
+formulas of the edits and of their replay. The rest draws the copies' values, lays them out, finds tables, works out answers.
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ from frontier_tune.sdk.workbook.references import compile_formula  # noqa: E402
 STEPS_S, EPISODES_S, TIMES, IMPORT_S = 1000.0, 30.0, 50.0, 0.5
 CELLS, CELLS_P90 = 400, 2000
 GROUP = 8
+now: Callable[[], float] = time.perf_counter
 
 
 class LargeWorkbooks(environment.MonthEndClose):
@@ -78,8 +83,8 @@ def _longer(kind: str, seed: int, family: str) -> Plan:
 
 def filled(env: LargeWorkbooks, tasks: Sequence[Task]) -> list[int]:
     """Filled cells of each task's workbook, as the agent gets it."""
-    books = (build(env.plan(task), 0).book for task in tasks)
-    return [sum(c.value is not None for ws in book.worksheets for c in ws._cells.values()) for book in books]
+    books = (build(env.plan(task), 0).plain for task in tasks)
+    return [sum(v is not None for s in b.sheets.values() for cells in s.rows.values() for v in cells.values()) for b in books]
 
 
 def script(env: LargeWorkbooks, task: Task) -> list[str]:
@@ -107,9 +112,9 @@ def steps(
         if calculator:
             env.session.engine = SavedEngine(env.session.book, calculator)  # type: ignore[assignment]
         for call in calls:
-            start = time.perf_counter()
+            start = now()
             (message,), *_ = env.step(call)
-            seconds.setdefault(call.split()[0], []).append(time.perf_counter() - start)
+            seconds.setdefault(call.split()[0], []).append(now() - start)
             if message.content.startswith("error"):
                 raise RuntimeError(f"{call}: {message.content}")
             if call.startswith("fill") or call == calls[-1]:  # before the input is overwritten, and after
@@ -125,7 +130,7 @@ def rate(seconds: dict[str, list[float]]) -> float:
 
 def episodes(env: LargeWorkbooks, tasks: Sequence[Task], each: int = 1) -> float:
     """Graded episodes a second: ``each`` in a row for every task. Raises RuntimeError where the golden program fails."""
-    start = time.perf_counter()
+    start = now()
     for task in tasks:
         for _ in range(each):
             env.reset(options={"task": task})
@@ -133,7 +138,7 @@ def episodes(env: LargeWorkbooks, tasks: Sequence[Task], each: int = 1) -> float
                 *_, info = env.step(call)
             if not info["success"]:
                 raise RuntimeError(f"the golden program fails: {task}: {info}")
-    return each * len(tasks) / (time.perf_counter() - start)
+    return each * len(tasks) / (now() - start)
 
 
 def through_worker(tasks: Sequence[Task]) -> float:
@@ -144,8 +149,9 @@ def through_worker(tasks: Sequence[Task]) -> float:
         for task in tasks:
             local.reset(options={"task": task})
             slot = pool.new_slot()
-            calls = script(local, task)
-            for op, payload in [("reset", {"task": task.to_json()}), *(("step", {"action": call}) for call in calls)]:
+            asked: list[tuple[str, dict[str, Any]]] = [("reset", {"task": task.to_json()})]
+            asked += [("step", {"action": call}) for call in script(local, task)]
+            for op, payload in asked:
                 start = time.perf_counter()
                 pool.submit(slot, op, payload)
                 while not (found := pool.poll(1.0)):
@@ -165,11 +171,11 @@ def timed(parts: dict[str, tuple[Any, str]], spent: dict[str, float]) -> Iterato
 
     def watch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:
-            start = time.perf_counter()
+            start = now()
             try:
                 return function(*arguments, **options)
             finally:
-                spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+                spent[name] = spent.get(name, 0.0) + now() - start
 
         return watched
 
@@ -204,13 +210,14 @@ def bar(case: str, samples: Sequence[float], at_least: float, unit: str, gate: b
 
 
 IMPORT = (
-    "import sys, time; sys.modules.update(torch=None, ray=None, vllm=None); t = time.perf_counter(); import frontier_tune.sdk; "
+    "import sys; from time import {clock} as now; sys.modules.update(torch=None, ray=None, vllm=None); t = now(); "
+    "import frontier_tune.sdk; print(now() - t)"
 )
 
 
 def import_seconds(times: int) -> list[float]:
     """Seconds that importing the SDK takes in fresh interpreters in which torch, ray and vllm can't be imported."""
-    command = [sys.executable, "-c", IMPORT + "print(time.perf_counter() - t)"]
+    command = [sys.executable, "-c", IMPORT.format(clock=now.__name__)]
     runs = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(times))
     return [float(done.stdout) for done in runs]
 
@@ -229,9 +236,14 @@ def against(env: LargeWorkbooks, tasks: Sequence[Task], calculator: Any, least: 
 
 
 def main() -> int:
-    arguments = parser(__doc__ or "").parse_args()
+    global now
+    options = parser(__doc__ or "")
+    options.add_argument("--cpu", action="store_true", help="count this process's CPU seconds, on a machine that others use, too")
+    arguments = options.parse_args()
+    if arguments.cpu:
+        now = time.process_time
     n, rounds = (8, 1) if arguments.quick else (96, 5)
-    why_not = LibreOffice.missing()
+    why_not = "its CPU time is not this process's" if arguments.cpu else LibreOffice.missing()
     office = None if why_not else LibreOffice()
     if hasattr(os, "sched_setaffinity"):  # after LibreOffice was started, which keeps the cores that it likes
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -253,8 +265,10 @@ def main() -> int:
             EPISODES_S,
             "episodes/s",
         ),
-        bar("tool steps through a worker process, one at a time", [through_worker(few)], STEPS_S, "steps/s", gate=False),
     ]
+    if not arguments.cpu:
+        worker = [through_worker(few)]
+        rows.append(bar("tool steps through a worker process, one at a time", worker, STEPS_S, "steps/s", gate=False))
     imports = import_seconds(rounds + 1)[1:]  # the first reads the disk
     took = statistics.median(imports)
     rows.append(Row("import of the SDK", took, IMPORT_S, "bar", "s", IMPORT_S / took, len(imports), True, 1.0))
@@ -267,7 +281,7 @@ def main() -> int:
         print(f"LibreOffice: not run: {why_not}")
     verbs = {verb: [t for timing in timings for t in timing[verb]] for verb in timings[0]}
     settings = {
-        "tasks": n, "rounds": rounds, "cores": 1,
+        "tasks": n, "rounds": rounds, "cores": 1, "seconds": "CPU, of this process" if arguments.cpu else "wall clock",
         "filled cells": {"median": median, "p90": p90, "most": cells[-1], "mean": round(statistics.mean(cells))},
         "microseconds of a step": {v: {"median": round(1e6 * statistics.median(t)), "mean": round(1e6 * statistics.mean(t))}
                                    for v, t in verbs.items()},

@@ -13,7 +13,7 @@ def scripts(copy: Copy, company: Company, golden: list[str]) -> dict[str, list[s
     header = target.headers[copy.plan.kind.answer]
     fill = f"fill {target.sheet} | {header} | "
     sheet, first, column = copy.cells[0]
-    inputs = next(c for c in range(1, 99) if c != column and copy.book[sheet].cell(first, c).value is not None)
+    inputs = next(c for c in range(1, 99) if c != column and copy.plain.get((sheet, first, c)) is not None)
     other = next(s for s in copy.plan.order if s != sheet)
     known = ";".join(str(a) for a in copy.answers(company))  # what the formula would come to here, learned from a leak
     offset = first - 1

@@ -16,7 +16,8 @@ from envs.month_end_close.row_kinds import Repair
 from envs.month_end_close.values import filler
 from frontier_tune.sdk.workbook.addresses import letters, quote_sheet
 from frontier_tune.sdk.workbook.insert_rows import insert_rows
-from frontier_tune.sdk.workbook.layouts import FAMILIES, SheetSpec, lay_out
+from frontier_tune.sdk.workbook.layouts import FAMILIES, SheetSpec, lay_out_cells
+from frontier_tune.sdk.workbook.plain_book import PlainBook
 from frontier_tune.sdk.workbook.tables import find_table
 from frontier_tune.sdk.workbook.vocabulary import COLUMNS, VALUES
 
@@ -25,21 +26,28 @@ if TYPE_CHECKING:
 
     from frontier_tune.sdk.workbook.references import Table
 
+_ANSWERS = ("net", "total", "mean", "converted", "variance", "bucket", "quarter", "interest", "result")
+
 
 @dataclass
 class Copy:
-    """A workbook with the rows that are in it. ``cells``: (sheet, row, column) of each answer, in the order of ``rows``.
+    """A workbook's cells with the rows that are in it. ``cells``: (sheet, row, column) of each answer, in the order of ``rows``.
 
     ``inserted``: (sheet, row, count) where rows were inserted after the layout, None in copies that did not grow.
     """
 
     plan: Plan
-    book: Workbook
+    plain: PlainBook
     rows: list[Row]
     source_rows: list[Row]
     cells: list[tuple[str, int, int]]
     inserted: tuple[str, int, int] | None = None
     _answers: dict[Company, list[Decimal]] = field(default_factory=dict)
+
+    @property
+    def book(self) -> Workbook:
+        """The same workbook as openpyxl's."""
+        return self.plain.workbook
 
     def answers(self, company: Company) -> list[Decimal]:
         """What each answer cell has to hold."""
@@ -65,7 +73,7 @@ def build(plan: Plan, copy: int, grown: bool = False) -> Copy:
         specs[table.name.sheet] = _spec(table, [{} for _ in range(table.rows)], rng)
     for sheet, count in plan.notes.items():
         specs[sheet] = _notes(plan, sheet, count, rng)
-    book = lay_out([specs[sheet] for sheet in plan.order], FAMILIES[plan.family], plan.random("layout"))
+    book = lay_out_cells([specs[sheet] for sheet in plan.order], FAMILIES[plan.family], plan.random("layout"))
     target = _table(book, plan.target)
     column = target.column(plan.target.name.headers[plan.kind.answer])
     if isinstance(plan.kind, Repair):
@@ -80,15 +88,16 @@ def build(plan: Plan, copy: int, grown: bool = False) -> Copy:
 
 def _spec(table: TablePlan, rows: Sequence[Row], rng: random.Random) -> SheetSpec:
     headers = table.name.headers
-    values = [_values(table, row, rng) for row in rows]
+    values = _values(table, rows, rng)
     summed = [headers[r] for r in list(headers)[1:] if r in ADDITIVE]  # the first column holds the word "Total"
     return SheetSpec(table.name.sheet, list(headers.values()), values, summed)
 
 
-def _values(table: TablePlan, row: Row, rng: random.Random) -> list[Any]:
-    """A row's cells. Columns that the kind did not draw are filled at random; answer columns stay empty."""
-    answers = ("net", "total", "mean", "converted", "variance", "bucket", "quarter", "interest", "result")
-    return [row[role] if role in row else None if role in answers else filler(role, rng) for role in table.name.headers]
+def _values(table: TablePlan, rows: Sequence[Row], rng: random.Random) -> list[list[Any]]:
+    """The rows' cells. Columns that the kind did not draw are filled at random; answer columns stay empty."""
+    given = rows[0] if rows else {}  # all rows have the same columns
+    columns = [(role, None if role in given or role in _ANSWERS else filler(role)) for role in table.name.headers]
+    return [[draw(rng) if draw else row.get(role) for role, draw in columns] for row in rows]
 
 
 def _notes(plan: Plan, sheet: str, count: int, rng: random.Random) -> SheetSpec:
@@ -99,38 +108,37 @@ def _notes(plan: Plan, sheet: str, count: int, rng: random.Random) -> SheetSpec:
     return SheetSpec(sheet, headers, rows)
 
 
-def _table(book: Workbook, plan: TablePlan) -> Table:
-    table = find_table(book[plan.name.sheet])
+def _table(book: PlainBook, plan: TablePlan) -> Table:
+    table = find_table(book.sheets[plan.name.sheet])
     if table is None or list(table.columns) != list(plan.name.headers.values()) or len(table.rows) != plan.rows:
         raise RuntimeError(f"the table of {plan.name.sheet} is not found as it was laid out: {table}")
     return table
 
 
-def _break(book: Workbook, plan: Plan, target: Table, column: int) -> None:
+def _break(book: PlainBook, plan: Plan, target: Table, column: int) -> None:
     headers = plan.target.name.headers
     letter = {role: letters(target.columns[headers[role]]) for role in ("interest_rate", "days")}
     for row in target.rows:
-        book[target.sheet].cell(row, column).value = Repair.broken.format(**{role: f"{c}{row}" for role, c in letter.items()})
+        broken = Repair.broken.format(**{role: f"{c}{row}" for role, c in letter.items()})
+        book.sheets[target.sheet].put(row, column, broken)
 
 
-def _name_ranges(book: Workbook, plan: Plan) -> None:
-    from openpyxl.workbook.defined_name import DefinedName
-
+def _name_ranges(book: PlainBook, plan: Plan) -> None:
     structure = plan.random("ranges")
     for name, sheet in plan.range_names.items():
-        ws = book[sheet]
-        row, column = structure.randint(1, ws.max_row), letters(structure.randint(1, ws.max_column))
+        last, width = book.sheets[sheet].extent()
+        row, column = structure.randint(1, last), letters(structure.randint(1, width))
         reference = f"{quote_sheet(sheet)}!${column}${row}"
         if structure.random() < 0.5:
-            reference += f":${column}${ws.max_row}"
-        book.defined_names[name] = DefinedName(name, attr_text=reference)
+            reference += f":${column}${last}"
+        book.names[name] = reference
 
 
-def _grow(book: Workbook, source: TablePlan, rows: list[Row], at: int, rng: random.Random) -> tuple[str, int, int]:
+def _grow(book: PlainBook, source: TablePlan, rows: list[Row], at: int, rng: random.Random) -> tuple[str, int, int]:
     table = _table(book, source)
     first = table.rows[at]
     insert_rows(book, table.sheet, first, len(rows))
-    for i, row in enumerate(rows):
-        for column, value in zip(table.columns.values(), _values(source, row, rng)):
-            book[table.sheet].cell(first + i, column).value = value
+    for i, row in enumerate(_values(source, rows, rng)):
+        for column, value in zip(table.columns.values(), row):
+            book.sheets[table.sheet].put(first + i, column, value)
     return table.sheet, first, len(rows)

@@ -17,20 +17,22 @@ Answers = list[Decimal]
 
 # Decimal's modes go by magnitude, as Excel's three functions do: "half up" is half away from zero.
 _MODES = {"ROUND": ROUND_HALF_UP, "ROUNDDOWN": ROUND_DOWN, "ROUNDUP": ROUND_UP}
+_CENT = Decimal("0.01")
 
 
 def exact(value: float | int) -> Fraction:
     """The decimal number that a cell shows (0.1 is one tenth), not the binary one nearest to it."""
-    return Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
+    return Fraction(Decimal(repr(value))) if isinstance(value, float) else Fraction(value)
 
 
 def cents(company: Company, value: Fraction) -> Decimal:
     """``value`` rounded to two places in the company's way."""
-    if (value * 1000).denominator == 1:
-        decimal = Decimal(int(value * 1000)) / 1000
+    thousandths, rest = divmod(1000 * value.numerator, value.denominator)
+    if not rest:
+        decimal = Decimal(thousandths) / 1000
     else:  # 28 digits carry any amount far past the third place; generated values keep clear of ties
         decimal = Decimal(value.numerator) / Decimal(value.denominator)
-    return decimal.quantize(Decimal("0.01"), rounding=_MODES[company.rounding])
+    return decimal.quantize(_CENT, rounding=_MODES[company.rounding])
 
 
 def net_revenue(company: Company, rows: Sequence[Row], source: Sequence[Row]) -> Answers:

@@ -30,7 +30,7 @@ class SessionPool:
         self._count = 0
 
     def take(self, plan: Plan, copy: int, grown: bool = False) -> Opened:
-        """A pristine session on copy number ``copy`` of the plan's workbook."""
+        """A pristine session on copy number ``copy`` of the plan's workbook: edits of whoever had it before are taken back."""
         key = (plan.kind.name, plan.seed, plan.family, copy, grown)
         idle = self._idle.get(key)
         if idle:
@@ -38,13 +38,13 @@ class SessionPool:
             opened = idle.pop()
             if not idle:
                 del self._idle[key]
+            opened.session.restore()
             return opened
         built = build(plan, copy, grown)
-        return Opened(key, built, WorkbookSession(built.book))
+        return Opened(key, built, WorkbookSession(built.plain))
 
     def give(self, opened: Opened) -> None:
-        """Hand a session back; its edits are taken back first."""
-        opened.session.restore()
+        """Hand a session back, with its edits: most are never taken again."""
         self._idle.setdefault(opened.key, []).append(opened)
         self._idle.move_to_end(opened.key)
         self._count += 1

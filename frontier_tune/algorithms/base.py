@@ -75,7 +75,9 @@ class Algorithm(ABC):
 
     def idle(self) -> dict[str, str]:
         """Settings without effect as the others stand, each with what would give it one: a recipe that sets them is refused."""
-        idle = {}
+        idle: dict[str, str] = {}
+        if not self.kl_coefficient:
+            idle |= dict.fromkeys(("kl_in", "kl_estimator"), "a kl_coefficient above 0")
         if self.normalization != "constant":
             idle["loss_constant"] = "normalization: constant"
         if self.entropy_target is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.contracts import BadInput
@@ -166,6 +167,16 @@ def target_modules(adapter: Adapter, config: Any) -> list[str]:
     return sorted(set(adapter.targets), key=known.index)
 
 
+def base_name(directory: str | Path) -> str:
+    """What a base is called in files that leave this machine: its name on the hub where it lies in the hub's cache
+    (``models--<owner>--<name>/snapshots/<commit>``), else its directory's, without the way there."""
+    path = Path(directory).resolve()
+    cached = path.parent.parent.name
+    if path.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/", 1)
+    return path.name
+
+
 def peft_config(adapter: Adapter, config: Any) -> LoraConfig:
     """PEFT's configuration for ``adapter`` on a model of ``config``. Raises BadInput where it would adapt nothing."""
     from peft import LoraConfig
@@ -184,3 +195,28 @@ def peft_config(adapter: Adapter, config: Any) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def adapted(model: Any, adapter: Adapter) -> Any:
+    """``model`` with a fresh adapter on it: a PeftModel. Raises BadInput where nothing would be adapted."""
+    from peft import get_peft_model
+
+    config = peft_config(adapter, model.config)
+    config.base_model_name_or_path = model.name_or_path
+    peft = get_peft_model(model, config)
+    peft.create_or_update_model_card = lambda directory: None  # an empty form but for where the base lies on this machine
+    return peft
+
+
+def save(peft: Any, directory: str | Path) -> None:
+    """Write the adapter of ``adapted`` in PEFT's format. The files name the base, not where it lies on this machine.
+
+    Only they do: in memory it stays a directory, as PEFT looks for a base that is none on the hub.
+    """
+    config = peft.peft_config["default"]
+    here = config.base_model_name_or_path
+    config.base_model_name_or_path = base_name(here)
+    try:  # embeddings are frozen: without the flag PEFT looks the base up to find out whether they were resized
+        peft.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False, selected_adapters=["default"])
+    finally:
+        config.base_model_name_or_path = here

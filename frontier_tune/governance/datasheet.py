@@ -19,6 +19,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from frontier_tune.contracts import BadInput
+from frontier_tune.recipe import strict_yaml
 
 
 class OriginClass(StrEnum):
@@ -136,7 +137,7 @@ def load(path: Path) -> DataSheet:
     if not path.is_file():
         raise BadInput(f"{path}: no such data sheet")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = strict_yaml.read(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: not valid YAML or JSON: {e}") from None
     return parse(data, str(path))

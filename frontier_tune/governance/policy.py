@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from frontier_tune.contracts import BadInput
+from frontier_tune.recipe import strict_yaml
 
 FILE = "policy.yaml"
 
@@ -40,9 +41,9 @@ def load(root: Path) -> Policy:
     if not path.is_file():
         return Policy()
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = strict_yaml.read(path.read_text(encoding="utf-8"))
         return Policy.model_validate({} if data is None else data)
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: not valid YAML: {e}") from None
     except ValidationError as e:
         first = e.errors()[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from frontier_tune.algorithms.batch import Coefficients
 from frontier_tune.contracts import BadInput, FrontierTuneError
-from frontier_tune.experts import canonical, selection
+from frontier_tune.experts import canonical, families, selection
 from frontier_tune.learning import expert_usage
 from frontier_tune.learning.model import Policy
 
@@ -48,8 +48,7 @@ def fingerprint(policy: Policy) -> str:
 def save_adapter(policy: Policy, directory: Path) -> None:
     _finite(policy.state(), "adapter")
     directory.mkdir(parents=True, exist_ok=True)
-    # Embeddings are frozen: without the flag PEFT looks the base up on the hub to find out whether they were resized.
-    policy.peft.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
+    families.save(policy.peft, directory)
     if policy.selection is not None:
         policy.selection.write(directory, "all")
 
@@ -87,6 +86,11 @@ def load(learner: Learner, directory: Path) -> None:
     here = {name: t.shape for name, t in learner.policy.state().items()}
     if {name: t.shape for name, t in adapter.items()} != here:
         raise BadInput(f"{directory}: the adapter has other targets or another rank than the recipe's adapter section asks for")
+    if (scaling := canonical.scaling_of(canonical.read_config(directory))) != learner.policy.scaling:
+        raise BadInput(
+            f"{directory}: the adapter is scaled by {scaling:g} (alpha / rank), the recipe's adapter section asks for "
+            f"{learner.policy.scaling:g}; its tensors would be another policy. Set adapter.alpha back"
+        )
     if canonical.digests(canonical.load(directory, learner.policy.config)) != state["digests"]:
         raise BadInput(f"{directory}: damaged: {canonical.WEIGHTS} is not the one that {STATE} was written with")
     set_peft_model_state_dict(learner.policy.peft, adapter)

@@ -63,8 +63,9 @@ class Critic:
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.max_grad_norm)
 
     def finite(self) -> bool:
-        """Whether the gradient is."""
-        return all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in self.head.parameters())
+        """Whether the gradient's norm is: finite numbers may have none, and clipping to it would make zeros of them unnoticed."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.head.parameters() if p.grad is not None])
+        return bool(norm.isfinite())
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and optimizer state, by name."""

@@ -32,7 +32,9 @@ class Unmeasurable(Exception):
 
 
 class Guard:
-    """Counts, and keeps one earlier state of parameters and optimizers (12 bytes a parameter with AdamW; none without rollbacks).
+    """Counts, and keeps one earlier state of parameters and optimizers (12 bytes a parameter with AdamW).
+
+    Where no rollback is allowed none is kept: there each parameter's step is tried on a copy of it alone before any is taken.
 
     Attributes:
         bad_updates, bad_in_a_row: dropped updates in all, and since the last that was applied or undone.
@@ -52,9 +54,11 @@ class Guard:
 
     @torch.no_grad()
     def apply(self) -> bool:
-        """Take the optimizers' steps, from a state whose gradient is finite. False where that is undone: it led to none."""
+        """Take the optimizers' steps, from a state whose gradient is finite. False where not: it led, or would lead, to none."""
         if self.allowed:
             self._keep()
+        elif self._would_break():
+            return False
         for optimizer in self.optimizers:
             optimizer.step()
         if self.allowed and not bool(torch.stack(torch._foreach_norm(self.parameters, math.inf)).isfinite().all()):
@@ -62,6 +66,21 @@ class Guard:
             return False
         self.bad_in_a_row = 0
         return True
+
+    def _would_break(self) -> bool:
+        """Whether the steps would leave a parameter that is not finite. What is held twice is one parameter and its moments."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    trial = p.detach().clone()
+                    trial.grad = p.grad
+                    alone = type(optimizer)([{**group, "params": [trial]}], lr=group["lr"])
+                    if p in optimizer.state:
+                        alone.state[trial] = {key: t.clone() for key, t in optimizer.state[p].items()}
+                    alone.step()
+                    if not bool(trial.isfinite().all()):
+                        return True
+        return False
 
     def _keep(self) -> None:
         if not self._kept or sum(len(o.state) for o in self.optimizers) != len(self._started):
@@ -92,8 +111,7 @@ class Guard:
                 return
         raise TrainingDiverged(
             f"{what}, {self.bad_in_a_row} updates in a row, after going back {self.rollbacks} times (learner.rollbacks allows "
-            f"{self.allowed}); the adapter is the last whose gradient was finite. The last checkpoint stands; resume it with a "
-            "lower learner.learning_rate or learner.max_grad_norm"
+            f"{self.allowed}). The last checkpoint stands; resume it with a lower learner.learning_rate or learner.max_grad_norm"
         )
 
     def counts(self) -> dict[str, int]:

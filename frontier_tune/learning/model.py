@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as hf_logging
@@ -38,9 +38,7 @@ class Policy:
         self.config = causal.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            peft_config = families.peft_config(adapter, self.config)
-            peft_config.base_model_name_or_path = self.base_dir
-            self.peft = get_peft_model(causal, peft_config)  # casts the adapter of a bfloat16 base to float32
+            self.peft = families.adapted(causal, adapter)  # casts the adapter of a bfloat16 base to float32
         if adapter.experts:
             lora_experts.install(self.peft)
         fused.install(self.peft)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from frontier_tune.contracts import BadInput, FrontierTuneError, GateFailed
@@ -33,7 +33,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class WarmStartFailed(FrontierTuneError):
-    """A stage's loss or adapter was not finite; nothing of it was kept."""
+    """A stage's loss, gradient or adapter was not finite; nothing of it was kept."""
 
     exit_code = 4
 
@@ -44,6 +44,16 @@ class Demonstration:
 
     tokens: Sequence[int]
     mask: Sequence[bool]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a trainer did: ``history`` of the updates that were logged, all ``updates``, the first whose gradient had no finite
+    norm (clipping to such a norm makes zeros or NaN of a gradient, and says nothing)."""
+
+    history: list[dict[str, Any]]
+    updates: int
+    broken: int | None
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ def train(
 
     Raises:
         BadInput: no data, a row without a token to learn, a token outside the vocabulary, or a start that doesn't fit.
-        WarmStartFailed: the loss or the adapter became not finite.
+        WarmStartFailed: the loss, a gradient or the adapter became not finite.
     """
     from frontier_tune.learning import warm_start_trainers as trainers
 
@@ -76,27 +86,37 @@ def train(
     torch.set_num_threads(recipe.learner.threads)
     model, forward = _model(base_dir, recipe, start)
     _check(name, data, model.config.vocab_size)
-    history = trainers.run(model, recipe, stage, data, _pad(model.config), out.parent)
-    broken = [h for h in history if not math.isfinite(float(h["loss"]))]
-    state = get_peft_model_state_dict(model, adapter_name="default")
-    if broken or not all(torch.isfinite(t).all() for t in state.values()):
-        raise WarmStartFailed(
-            f"warm start {name}: the {'loss' if broken else 'adapter'} was not finite; nothing of this stage was kept. Lower "
-            f"warm_start.{name}.learning_rate"
-        )
+    made = trainers.run(model, recipe, stage, data, _pad(model.config), out.parent)
+    _require_finite(name, made, get_peft_model_state_dict(model, adapter_name="default"))
     found = {
         **(about or {}),
         "stage": name,
         "examples": len(data),
-        "updates": history[-1]["update"] if history else 0,
+        "updates": made.updates,
         "tokens": sum(_learned(row) for row in data),
         "seconds": round(time.monotonic() - began, 3),
         "expert_forward": forward,
-        "history": history,
+        "history": made.history,
         "base": canonical.digest(model.get_input_embeddings().weight),
     }
     _write(model, found, out)
     return found
+
+
+def _require_finite(name: str, made: Made, state: Mapping[str, torch.Tensor]) -> None:
+    """Raises WarmStartFailed, naming the first thing that was not finite: a gradient, what was logged, or the adapter."""
+    what = None
+    if made.broken is not None:
+        what = f"the gradient's norm at update {made.broken}"
+    elif broken := [(h["update"], k) for h in made.history for k, v in h.items() if not math.isfinite(v)]:
+        what = f"the {broken[0][1]} up to update {broken[0][0]}"
+    elif not all(torch.isfinite(t).all() for t in state.values()):
+        what = "the adapter"
+    if what is not None:
+        raise WarmStartFailed(
+            f"warm start {name}: {what} was not finite; nothing of this stage was kept. Lower warm_start.{name}.learning_rate; "
+            "where the first update is not finite already, the base is damaged, or a row of the data is unlike all it knows"
+        )
 
 
 def _model(base_dir: str | Path, recipe: Recipe, start: str | Path | None) -> tuple[PeftModel, str]:
@@ -111,9 +131,7 @@ def _model(base_dir: str | Path, recipe: Recipe, start: str | Path | None) -> tu
                 setattr(module, noise, 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)  # the draws of learning.model.Policy
-        config = families.peft_config(recipe.adapter, causal.config)
-        config.base_model_name_or_path = str(Path(base_dir).resolve())
-        model = get_peft_model(causal, config)
+        model = families.adapted(causal, recipe.adapter)
     forward = "peft"
     if recipe.adapter.experts:
         try:
@@ -192,7 +210,7 @@ def _write(model: PeftModel, found: dict[str, Any], out: Path) -> None:
     work = out.with_name(f".writing-{out.name}-{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     try:
-        model.save_pretrained(str(work), safe_serialization=True, save_embedding_layers=False, selected_adapters=["default"])
+        families.save(model, work)
         found["digests"] = canonical.digests(canonical.load(work, model.config))
         (work / STAGE).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
         if out.exists():

@@ -7,6 +7,7 @@ assistant's.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -24,14 +25,33 @@ from peft import PeftModel  # noqa: E402
 from transformers import PreTrainedTokenizerFast, PrinterCallback  # noqa: E402
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
 
-from frontier_tune.learning.warm_start import Demonstration, Pair  # noqa: E402
+from frontier_tune.learning.warm_start import Demonstration, Made, Pair  # noqa: E402
 from frontier_tune.recipe import Dpo, Recipe, Sft  # noqa: E402
 
 LOGGED = 200  # rows of history at most
 _KEPT = {"loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy"}
 
 
-class _Tokenized(DPOTrainer):
+class _Watched:
+    """Looks at every update's gradient before it is taken: a trainer logs some norms, and goes on whatever they are."""
+
+    broken: int | None = None
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        trainer: Any = super()
+        norm = trainer._get_grad_norm(*args, **kwargs)
+        if self.broken is None and not math.isfinite(norm):
+            state: Any = self.state  # type: ignore[attr-defined]
+            self.broken = state.global_step + 1
+            self.control.should_training_stop = True  # type: ignore[attr-defined]
+        return norm
+
+
+class _Sft(_Watched, SFTTrainer):
+    pass
+
+
+class _Tokenized(_Watched, DPOTrainer):
     """DPOTrainer for rows that have ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``: nothing is tokenized again."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -40,8 +60,11 @@ class _Tokenized(DPOTrainer):
 
 def run(
     model: PeftModel, recipe: Recipe, stage: Sft | Dpo, data: Sequence[Demonstration] | Sequence[Pair], pad: int, scratch: Path
-) -> list[dict[str, Any]]:
-    """Train ``model`` in place. Returns the logged updates: ``update``, ``epoch``, ``loss`` and the trainer's own measures."""
+) -> Made:
+    """Train ``model`` in place, up to an update whose gradient is not finite.
+
+    Rows of the history have ``update``, ``epoch``, ``loss`` and the trainer's own measures.
+    """
     hub.HF_HUB_DISABLE_TELEMETRY = hub.HF_HUB_OFFLINE = True  # also where the hub's client was imported before this module
     rows = [_row(r) for r in data]
     longest = max(len(r.tokens) if isinstance(r, Demonstration) else _length(r) for r in data)
@@ -50,7 +73,7 @@ def run(
         settings = _settings(recipe, stage, len(rows), longest, work)
         if isinstance(stage, Sft):
             prepared = {"dataset_kwargs": {"skip_prepare_dataset": True}, "packing": False, "max_length": None}
-            trainer: Any = SFTTrainer(
+            trainer: Any = _Sft(
                 model=model,
                 args=SFTConfig(**settings, **prepared),
                 train_dataset=Dataset.from_list(rows),
@@ -66,7 +89,8 @@ def run(
             )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return [_logged(h) for h in trainer.state.log_history if "loss" in h]
+    history = [_logged(h) for h in trainer.state.log_history if "loss" in h]
+    return Made(history, trainer.state.global_step, trainer.broken)
 
 
 def _row(row: Demonstration | Pair) -> dict[str, list[int]]:

@@ -15,20 +15,22 @@ from frontier_tune.orchestration.retry import ONCE_MORE, Retry
 if TYPE_CHECKING:
     from frontier_tune.algorithms.base import Algorithm
 
-Lost = Callable[[Sequence[EpisodeSpec], int], None]  # episodes that are played again, and the number of the try that lost them
+Lost = Callable[[Sequence[Trajectory], int], None]  # what is thrown away and played again, and the number of the try that lost it
 
 
 @dataclass
 class Batch:
     """Trajectories in the order of their plan, group by group. Failures that are not the agent's stay in, untrainable.
 
-    ``retried``: episodes played again; ``tries``: how often groups were, by number, where they were.
+    ``retried``: episodes played again; ``tokens_retried``: sampled in the tries that were thrown away; ``tries``: how often
+    groups were played again, by number, where they were.
     """
 
     trajectories: list[Trajectory]
     group_size: int
     retried: int = 0
     tries: dict[int, int] = field(default_factory=dict)
+    tokens_retried: int = 0
 
     @property
     def trainable(self) -> list[Trajectory]:
@@ -45,6 +47,11 @@ class Batch:
     @property
     def tokens_sampled(self) -> int:
         return sum(t.sampled_tokens for t in self.trajectories)
+
+    @property
+    def tokens_spent(self) -> int:
+        """What budgets count."""
+        return self.tokens_sampled + self.tokens_retried
 
     @property
     def success(self) -> float:
@@ -127,7 +134,7 @@ def play(
 ) -> tuple[list[Trajectory], int]:
     """Play ``specs``; those that failed through no fault of the agent again, with the same seeds, as often as ``retry`` allows.
 
-    ``every`` is called while waiting. ``lost`` is told, before each further try, which episodes are played again. Returns the
+    ``every`` is called while waiting. ``lost`` is told, before each further try, what is thrown away for it. Returns the
     trajectories in the order of ``specs``, and how many were played more than once. One episode that takes its worker down fails
     all others there: without a second try they would leave an evaluation, or a baseline, for nothing that they did.
     """
@@ -142,7 +149,7 @@ def play(
             break
         again |= {slots[s.group, s.member] for s in pending}
         if lost:
-            lost(pending, attempt)
+            lost([t for s in pending if (t := ordered[slots[s.group, s.member]])], attempt)
         retry.pause(attempt, every)
     missing = [s for s, t in zip(specs, ordered, strict=True) if t is None]
     if missing:
@@ -163,14 +170,17 @@ def collect(
 ) -> Batch:
     """A step's episodes, as ``play`` plays them."""
     tries: dict[int, int] = {}
+    tokens = 0
 
-    def count(again: Sequence[EpisodeSpec], attempt: int) -> None:
+    def count(again: Sequence[Trajectory], attempt: int) -> None:
+        nonlocal tokens
+        tokens += sum(t.sampled_tokens for t in again)
         if retry.whole and len(again) == len(specs):
             tries.clear()
         else:
-            tries.update({s.group: attempt for s in again})
+            tries.update({t.spec.group: attempt for t in again})
         if lost:
             lost(again, attempt)
 
     trajectories, retried = play(episodes, specs, every, where, retry, count)
-    return Batch(trajectories, 1 + max(s.member for s in specs), retried, tries)
+    return Batch(trajectories, 1 + max(s.member for s in specs), retried, tries, tokens)

@@ -61,11 +61,11 @@ class Synchronous:
     def _play(self, specs: Sequence[EpisodeSpec], kind: str = "workflow", where: str = "workflow") -> Batch:
         before = self.ledger.mark
 
-        def lost(again: Sequence[EpisodeSpec], attempt: int) -> None:
+        def lost(again: Sequence[Trajectory], attempt: int) -> None:
             if self.retry.whole and len(again) == len(specs):  # all of it once more, as if it hadn't been played
                 self.ledger.cut(before)
                 attempt = 0
-            self.ledger.issue(again, kind, attempt)
+            self.ledger.issue([t.spec for t in again], kind, attempt)
 
         self.ledger.issue(specs, kind)
         batch = collect(self.episodes, specs, self.every, where, self.retry, lost)

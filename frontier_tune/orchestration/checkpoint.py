@@ -123,6 +123,9 @@ def save(directory: Path, state: LoopState, recipe: Recipe, save_learner: Callab
     final, work = directory / f"step-{state.step:06d}", directory / f".writing-{os.getpid()}"
     for left in directory.glob(".writing-*"):  # of a process that was killed; the run's lock says that there is no other now
         shutil.rmtree(left)
+    for aside in directory.glob(f"step-*{_REPLACED}"):  # of one that was killed between two renames, or just after them
+        whole = aside.with_name(aside.name.removesuffix(_REPLACED))
+        shutil.rmtree(aside) if whole.exists() else os.replace(aside, whole)
     _require_space(directory)
     (work / "learner").mkdir(parents=True)
     try:
@@ -194,7 +197,7 @@ def newest(directory: Path, recipe: Recipe, warn: Callable[[str], None]) -> tupl
 
     Raises BadInput where none verifies, or where the recipe differs in more than how long to run (naming the keys).
     """
-    for path in sorted(directory.glob("step-*"), reverse=True):
+    for path in sorted(directory.glob("step-*"), key=_age, reverse=True):
         wrong = problem(path)
         if wrong:
             warn(f"{path}: damaged checkpoint passed over: {wrong}")
@@ -204,6 +207,11 @@ def newest(directory: Path, recipe: Recipe, warn: Callable[[str], None]) -> tupl
     raise BadInput(
         f"{directory}: no checkpoint that verifies, so there is nothing to resume; start the run again without --resume"
     )
+
+
+def _age(path: Path) -> tuple[str, bool]:
+    """What sorts checkpoints: the newest last; one that another of its step has replaced comes before that."""
+    return path.name.removesuffix(_REPLACED), not path.name.endswith(_REPLACED)
 
 
 def _digest(path: Path) -> str:

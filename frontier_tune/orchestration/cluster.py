@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,8 @@ from frontier_tune.orchestration.stop import kill_descendants
 
 _SCRATCH = "ft-ray-"
 _LOOK_S = 1.0  # seconds between two looks at whether Ray lives
+_STARTS = 3
+_TOO_SLOW = "timed out during startup"
 OBJECT_STORE_BYTES = 256 * 2**20
 
 # Ray reads these once, when it is imported; every process that it starts inherits them.
@@ -87,18 +89,19 @@ def local_ray(actors: int = 8, lost: Callable[[str], None] | None = None) -> Ite
     mute = {"print_to_stdstream": lambda data, ignore_prefix: None}  # of the raylet about each death; ours say it better
     try:
         # TMPDIR: so that a killed actor's temporary files go with the rest.
+        settings: dict[str, Any] = {
+            "address": "local",
+            "num_cpus": actors,  # a count of actors: threads are shared out by the recipe
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "configure_logging": False,
+            "namespace": "frontier-tune",
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+            "_temp_dir": scratch,
+        }
         with _changed(services, apart), _environment(PROXIES | {"TMPDIR": scratch}):
-            ray.init(
-                address="local",
-                num_cpus=actors,  # a count of actors: threads are shared out by the recipe
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-                namespace="frontier-tune",
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=scratch,
-            )
+            _start(lambda: ray.init(**settings))
         with _changed(worker, mute):
             try:
                 with watched(_ended(worker._global_node), lost, scratch):
@@ -108,6 +111,32 @@ def local_ray(actors: int = 8, lost: Callable[[str], None] | None = None) -> Ite
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start(init: Callable[[], object]) -> None:
+    """``init`` Ray; once more where it was too slow: it gives its raylet 30 s to show up, which no setting changes.
+
+    Raises LimitReached where that is never enough.
+    """
+    import psutil
+    import ray
+
+    for tries in range(1, _STARTS + 1):
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            init()
+            return
+        except Exception as e:  # Ray has no type of its own for it
+            if _TOO_SLOW not in str(e):
+                raise
+            ray.shutdown()
+            for process in set(psutil.Process().children(recursive=True)) - before:  # Ray has lost sight of them
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if tries == _STARTS:
+                raise LimitReached(
+                    f"Ray did not start, {_STARTS} times: this machine is too busy ({e}). Start again when there is less to do"
+                ) from e
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from typing import Any
 
 import ray
 
+from frontier_tune.contracts import LimitReached
 from frontier_tune.orchestration import actors, events, joined, learners, samplers
 from frontier_tune.orchestration.handle import ActorDied, Deadlines, Handle
 from frontier_tune.orchestration.overlap import share_threads
+from frontier_tune.orchestration.supervise import Supervisor
 from frontier_tune.recipe import Recipe
 from frontier_tune.sampling.environment import engine_environment
 
@@ -39,8 +41,12 @@ class Crew:
         environments: actors.Environments,
         log: Path,
         learn: bool = True,
+        supervisor: Supervisor | None = None,
     ) -> Crew:
-        """Start all at once (Ray must be up) and wait until they stand. Raises their typed errors."""
+        """Start all at once (Ray must be up) and wait until they stand. Raises their typed errors.
+
+        Who dies meanwhile is replaced within the budget of ``supervisor``; without one ActorDied is raised.
+        """
         base, where, recipe = str(base_dir), str(log), share_threads(recipe)
         threads = {"OMP_NUM_THREADS": str(recipe.learner.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         threads["PYTHONPATH"] = str(root)  # where an algorithm of the workspace's own is imported from
@@ -70,7 +76,7 @@ class Crew:
             LEARNER: learner,
         }
         crew = cls.of(hire, where, Deadlines.of(recipe), learn)
-        crew.start_roles([role for role in hire if learn or role != LEARNER])
+        crew.start_all({role for role in hire if learn or role != LEARNER}, supervisor)
         return crew
 
     @classmethod
@@ -80,15 +86,42 @@ class Crew:
         episodes.peers = {SAMPLER: sampler}
         return cls(episodes, sampler, Handle(None, log, LEARNER, deadlines), hire)
 
+    def start_all(self, roles: Collection[str], supervisor: Supervisor | None = None) -> None:
+        """Start actors of ``roles`` for the first time, see ``start``."""
+        due, broken = set(roles), set[str]()
+
+        def mend(error: ActorDied) -> None:
+            nonlocal due
+            if error.lives and error.role in broken:  # it was not killed, it can't start: so it will the next time
+                raise LimitReached(f"{error}\nthe {error.role} did not start, twice in a row") from error
+            broken.update({error.role} if error.lives else ())
+            due = self.dead(error) & set(roles)
+            if SAMPLER in due:
+                due |= {EPISODES}  # which would ask the old one
+
+        if supervisor is None:
+            self.start_roles(due)
+        else:
+            supervisor.run(lambda _: self.start_roles(due), mend)
+
     def start_roles(self, roles: Collection[str]) -> None:
-        """Start an actor of each role, in the place of the one that is there, and wait until all stand. Raises ActorDied."""
+        """Start an actor of each role, in the place of the one that is there, and wait until all stand.
+
+        Raises ActorDied where one died meanwhile, when all others stand; ``dead`` names it, and its like.
+        """
         chosen = [(role, self.handle(role)) for role in (SAMPLER, EPISODES, LEARNER) if role in roles]
         for _, handle in chosen:
             handle.kill()
         for role, handle in chosen:
             handle.put(self.hire[role]())
+        died: ActorDied | None = None
         for _, handle in chosen:
-            handle.meet(handle.started())
+            try:
+                handle.meet(handle.started())
+            except ActorDied as e:
+                died = died or e
+        if died:
+            raise died
 
     def handle(self, role: str) -> Handle:
         return {SAMPLER: self.sampler, EPISODES: self.episodes, LEARNER: self.learner}[role]
@@ -99,9 +132,10 @@ class Crew:
         return [h for h in (self.sampler, self.episodes, self.learner) if h.actor is not None]
 
     def dead(self, error: ActorDied) -> set[str]:
-        """Roles that need another actor after ``error``: the one that it names, and whose process is not there any more."""
+        """Roles that need another actor after ``error``: the one that it names, and those whose process is not there any more, or
+        never came to stand."""
         named = {error.role} if error.role else {h.role for h in self.handles}
-        return named | {h.role for h in self.handles if not h.alive}
+        return named | {h.role for h in self.handles if not (h.met and h.alive)}
 
     def close(self) -> None:
         """End the actors and what they started: asked first, so that they clear up, then killed."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from frontier_tune import recipe as recipes
 from frontier_tune.orchestration import base, overlap, plan, preflight, warm_start
-from frontier_tune.recipe import Recipe
+from frontier_tune.recipe import Recipe, idle
 
 
 def dry_run(recipe: Recipe, recipe_file: Path) -> str:
@@ -40,6 +40,7 @@ def _checked(recipe: Recipe, root: Path, found: base.Planned) -> dict[str, int]:
     from frontier_tune.algorithms import registry
     from frontier_tune.experts import families
 
+    idle.check(recipe)
     overlap.check(recipe, registry.build(recipe, root))
     families.peft_config(recipe.adapter, found.config)
     preflight.check_lengths(recipe, found.config)

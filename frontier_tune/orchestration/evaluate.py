@@ -32,8 +32,7 @@ def evaluate(
     run = RunDir(Path(out)) if out else _beside(source, adapter)
     if run.evaluation.exists() or run.record.exists():
         raise BadInput(f"--out {run.root}: holds a run or an evaluation already; name another directory")
-    with run.lock(), StopRequest() as stop, runs.crew_of(ready, run, note, learn=False) as crew:
-        stop.install()
+    with run.lock(), StopRequest() as stop, runs.crew_of(ready, run, note, learn=False, stop=stop) as crew:
         scores = Measure(ready, run, crew, stop.check, note)
         note(f"evaluating the base: {len(ready.heldout)} held-out tasks, {len(ready.general)} general ones")
         base = scores.side("base")

@@ -19,17 +19,25 @@ from frontier_tune.recipe import Recipe
 
 STACKS = signal.SIGUSR1  # an actor's process answers it by writing the stacks of all its threads to the run's log
 _DUMP_S = 1.0  # seconds that writing them may take
-_DEAD = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
+# What Ray raises where the process that was to answer is gone, or the node that held its answer.
+DEAD = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+)
 
 
 class ActorDied(FrontierTuneError):
     """A process of the run ended by itself (out of memory, a crash in native code), or was wedged. The run can be resumed.
 
-    ``role``: whose, as Crew calls it; '' where that isn't known.
+    ``role``: whose, as Crew calls it; '' where that isn't known. ``lives``: something in the process broke, which itself goes on.
     """
 
     exit_code = 4
     role = ""
+    lives = False
 
     @classmethod
     def of(cls, role: str, message: str) -> ActorDied:
@@ -70,14 +78,16 @@ class Handle:
         self.role, self.deadlines = role, deadlines
         self.peers: dict[str, Handle] = {}
         self._process: psutil.Process | None = None  # knows when it began: another that gets its number later is left alone
+        self.met = False  # whether the actor has said that it stands
         self.on_beat: Callable[[Any], None] | None = None
 
     def put(self, actor: Any) -> None:
         """Stand for another actor from now on."""
-        self._actor, self._process = actor, None
+        self._actor, self._process, self.met = actor, None, False
 
     def meet(self, who: tuple[str, int]) -> None:
         """Note ``who`` the actor is: host and process id."""
+        self.met = True
         with contextlib.suppress(psutil.NoSuchProcess):
             self._process = psutil.Process(who[1]) if who[0] == socket.gethostname() else None
 
@@ -121,10 +131,12 @@ class Handle:
             cause = e.cause
             if not isinstance(cause, FrontierTuneError):
                 raise
-            if getattr(cause, "blame", None) is Blame.INFRASTRUCTURE:  # the engine broke inside a process that lives on
-                raise ActorDied.of("sampler", f"{cause}; the last lines of {self._log} tell more") from None
+            if getattr(cause, "blame", None) is Blame.INFRASTRUCTURE:  # engine or pool broke inside a process that lives on
+                error = ActorDied.of(self.role or "sampler", f"{cause}; the last lines of {self._log} tell more")
+                error.lives = True
+                raise error from None
             raise cause from None
-        except _DEAD as e:
+        except DEAD as e:
             first = str(e).splitlines()[0]
             raise ActorDied.of(
                 self.role, f"a process of the run died ({self.role or 'actor'}: {first}); the last lines of {self._log} tell more"

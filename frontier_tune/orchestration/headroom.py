@@ -40,8 +40,7 @@ def measure(
     if len(chosen) < tasks:
         raise BadInput(f"headroom: {tasks} tasks asked for, environment.train_tasks is {len(chosen)}; raise it or lower --tasks")
     run = RunDir(ready.root / "runs" / f"headroom-{ready.name}")
-    with run.lock(), StopRequest() as stop, runs.crew_of(ready, run, note, learn=False) as crew:
-        stop.install()
+    with run.lock(), StopRequest() as stop, runs.crew_of(ready, run, note, learn=False, stop=stop) as crew:
         note(f"{tasks} training tasks: once greedily, {tries} times sampled")
         retry = Retry.of(recipe)
         at_once, _ = play(crew.episodes, specs(chosen, 1, 0.0), stop.check, retry=retry)

@@ -5,8 +5,10 @@ The crew sees one actor. The others are the first one's own (Ray ends them with 
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from frontier_tune.contracts import BadInput, FrontierTuneError, GateFailed, Trajectory
 from frontier_tune.orchestration.actors import LearnerActor
-from frontier_tune.orchestration.handle import ActorDied
+from frontier_tune.orchestration.handle import DEAD, ActorDied
 from frontier_tune.recipe import Recipe
 
 _ANSWER_S = 60.0  # seconds that another learner may take to answer once the first is done
+_LOOK_S = 0.2  # seconds between two looks at who has died, while they meet
 
 
 class LearnerLost(ActorDied):
@@ -54,14 +57,46 @@ class LearnerGroup(LearnerActor):
     """
 
     def __init__(self, base_dir: str, recipe: Recipe, log: str | None, size: int) -> None:
-        rendezvous = str(Path(tempfile.mkdtemp(prefix="learners-")) / "store")
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # they meet in a file
         follower = ray.remote(Follower).options(num_cpus=0, num_gpus=0, max_restarts=0, scheduling_strategy=beside)
-        self._others = [follower.remote(base_dir, recipe, log, rank, size, rendezvous) for rank in range(1, size)]
-        super().__init__(base_dir, recipe, log, _world(recipe, 0, size, rendezvous))
+        self._met_in = tempfile.mkdtemp(
+            prefix="learners-"
+        )  # needed until the first update: NCCL connects in its first collective
+        meeting = str(Path(self._met_in, "store"))
+        self._others = [follower.remote(base_dir, recipe, log, rank, size, meeting) for rank in range(1, size)]
+        standing = [other.__ray_ready__.remote() for other in self._others]
+        try:
+            super().__init__(base_dir, recipe, log, self._meet(lambda: _world(recipe, 0, size, meeting), standing))
+            self._answers(standing, recipe.reliability.call_timeout_s)
+        except BaseException:
+            shutil.rmtree(self._met_in, ignore_errors=True)
+            raise
+
+    def _meet(self, join: Callable[[], Any], standing: Sequence[Any]) -> Any:
+        """What ``join`` returns once all have come. Raises LearnerLost as soon as one dies on its way there: who waits for all
+        can't tell it from one that is slow. ``standing``: what the others answer when they are through with their start."""
+        found: list[Any] = []
+
+        def wait() -> None:  # in a thread: rank 0 has the first GPU, which is every thread's own choice
+            try:
+                found.append(join())
+            except Exception as e:  # raised below
+                found.append(e)
+
+        thread = threading.Thread(target=wait, name="rendezvous", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(_LOOK_S)
+            for rank, ref in enumerate(standing, 1):
+                if ray.wait([ref], timeout=0)[0]:
+                    self._answer(rank, ref)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
 
     def learn(self, batches: Sequence[Sequence[Trajectory]]) -> Mapping[str, float]:
         found: Mapping[str, float] = self._together("learn", batches)
+        shutil.rmtree(self._met_in, ignore_errors=True)
         return found
 
     def load(self, directory: str) -> None:
@@ -89,19 +124,22 @@ class LearnerGroup(LearnerActor):
         self._answers(refs)
         return mine
 
-    def _answers(self, refs: Sequence[Any]) -> list[Any]:
+    def _answers(self, refs: Sequence[Any], seconds: float = _ANSWER_S) -> list[Any]:
         """Of the others, in order of rank. Raises their typed error, or LearnerLost."""
-        out = []
-        for rank, ref in enumerate(refs, 1):
-            try:
-                out.append(ray.get(ref, timeout=_ANSWER_S))
-            except ray.exceptions.RayTaskError as e:
-                if isinstance(e.cause, FrontierTuneError):
-                    raise e.cause from None
-                raise
-            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as e:
-                raise LearnerLost(f"learner {rank} of {len(refs) + 1} died or hangs: {str(e).splitlines()[0]}") from None
-        return out
+        return [self._answer(rank, ref, seconds) for rank, ref in enumerate(refs, 1)]
+
+    def _answer(self, rank: int, ref: Any, seconds: float = _ANSWER_S) -> Any:
+        who = f"learner {rank} of {len(self._others) + 1}"
+        try:
+            return ray.get(ref, timeout=seconds)
+        except ray.exceptions.RayTaskError as e:
+            if isinstance(e.cause, FrontierTuneError):
+                raise e.cause from None
+            if isinstance(e.cause, RuntimeError):  # of a collective, as in ``_together``
+                raise LearnerLost(f"{who} lost another one: {str(e.cause).splitlines()[0]}") from None
+            raise
+        except (*DEAD, ray.exceptions.GetTimeoutError) as e:
+            raise LearnerLost(f"{who} died or hangs: {str(e).splitlines()[0]}") from None
 
     def _agree(self) -> None:
         mine = self.digests("float32")

@@ -107,9 +107,13 @@ class Loop:
             metrics |= {"rehearsal_success": general.success, "rehearsal_tokens": general.tokens_sampled}
         if more:
             metrics |= {"dynamic_rounds": len(more), "dynamic_tokens": sum(b.tokens_sampled for b in more)}
+        thrown_away = sum(b.tokens_retried for b in (batch, *more, *rehearsed))
+        if thrown_away:
+            metrics["retried_tokens"] = thrown_away
 
         seconds = time.monotonic() - began
         self.state.add(number, [batch, *rehearsed, *more], seconds, RUNNING)
+        self.state.tokens_sampled += thrown_away
         self.state.ledger = self.ledger.mark
         self._whole = True
         row = {
@@ -157,7 +161,7 @@ class Loop:
 
         def go_on() -> bool:
             self._accept(played)
-            return self._used_up(sum(b.tokens_sampled for b in played), time.monotonic() - began) is None
+            return self._used_up(sum(b.tokens_spent for b in played), time.monotonic() - began) is None
 
         try:
             more = top_up(batch, self.plan, self.state.step, rounds, taken, play, go_on)

@@ -13,7 +13,7 @@ from frontier_tune.orchestration import overlap
 from frontier_tune.orchestration import plan as plans
 from frontier_tune.orchestration.base import find
 from frontier_tune.orchestration.groups import derive_seed
-from frontier_tune.recipe import Recipe
+from frontier_tune.recipe import Company, Recipe, idle
 
 REHEARSAL_TASKS = 400  # general tasks that rehearsal draws from
 GENERAL = "frontier_tune.bases.general:GeneralSpreadsheet"  # the environment of the general tasks
@@ -82,7 +82,16 @@ def environment_options(recipe: Recipe, root: Path) -> dict[str, Any]:
     path, options = recipe.environment.path, dict(recipe.environment.options)
     with environment(path, root, options) as pool:
         if COMPANY in pool.description["options"]:
-            options.setdefault(COMPANY, recipe.company.seed)
+            if options.setdefault(COMPANY, recipe.company.seed) != recipe.company.seed:
+                raise BadInput(
+                    f"environment.options.{COMPANY}: {options[COMPANY]}, but company.seed is {recipe.company.seed}, which the "
+                    "run's record would name: set company.seed, and take the option out"
+                )
+        elif recipe.company.seed != Company().seed:
+            raise BadInput(
+                f"company.seed: it has no effect on {path}, which takes no '{COMPANY}'; take the key out, or give the "
+                "environment that option"
+            )
     return options
 
 
@@ -116,6 +125,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     from frontier_tune.sdk.tasks import check_disjoint
 
     root = find_root(recipe, recipe_file)
+    idle.check(recipe)
     overlap.check(recipe, registry.build(recipe, root))  # an unknown algorithm, or settings that don't fit together
     base = find(recipe)
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)

@@ -109,7 +109,7 @@ class RunDir:
     # -- what is written during a run -------------------------------------------------------------
 
     def write_recipe(self, recipe: Recipe) -> None:
-        self.recipe_file.write_text(recipes.dump(recipe))
+        write_whole(self.recipe_file, recipes.dump(recipe))  # a resumed run writes it again: it must never be found cut
 
     def write_rollouts(self, name: str, trajectories: list[Trajectory]) -> Path:
         path = self.root / "rollouts" / f"{name}.jsonl"
@@ -138,6 +138,9 @@ class RunDir:
         if link.exists() and not link.is_symlink():
             raise BadInput(f"{link}: is no link; move it away, 'latest' is the name by which the newest run is found")
         temporary.unlink(missing_ok=True)
+        for left in runs.glob(".latest-*"):  # of a process that was killed just here
+            if not Path("/proc", left.name.removeprefix(".latest-")).exists():
+                left.unlink(missing_ok=True)
         inside = self.root.resolve().parent == runs.resolve()
         temporary.symlink_to(self.root.name if inside else self.root.resolve())
         os.replace(temporary, link)

@@ -53,7 +53,7 @@ class Member(actors.SamplerActor):
 
 @dataclass(eq=False)
 class Slot:
-    """A place in the fleet. ``actor`` is served by ``up``; ``born`` is what its start returns."""
+    """A place in the fleet. ``actor`` serves once it is ``up``; ``born`` is what its start returns, begun at ``since``."""
 
     number: int
     actor: Any = None
@@ -64,6 +64,7 @@ class Slot:
     load: int = 0
     passes: int = 0
     deaths: int = 0
+    since: float = 0.0
     not_before: float = 0.0
 
 
@@ -167,7 +168,7 @@ class Fleet:
 
     def progress(self) -> int:
         """Forward passes of all so far, as far as they answer at once."""
-        asked = {slot.actor.progress.remote(): (slot, slot.actor) for slot in self._slots if slot.up}
+        asked = {actor.progress.remote(): (slot, actor) for slot, actor in self._serving()}
         ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_TICK_S) if asked else ([], [])
         for ref in ready:
             slot, actor = asked[ref]
@@ -182,7 +183,7 @@ class Fleet:
         return [{key: getattr(slot, key) for key in keys} for slot in self._slots]
 
     def close(self) -> None:
-        asked = [slot.actor.close.remote() for slot in self._slots if slot.up]
+        asked = [actor.close.remote() for _, actor in self._serving()]
         if asked:
             ray.wait(asked, num_returns=len(asked), timeout=5.0)
         for slot in self._slots:
@@ -201,7 +202,7 @@ class Fleet:
         slot.node = emptiest(alive, taken, self._here, self._died_on)
         where = NodeAffinitySchedulingStrategy(slot.node, soft=True)
         slot.actor = actors.remote(self.member, self._environment, 8, where).remote(*self._arguments)
-        slot.born, slot.up, slot.load = slot.actor.started.remote(), False, 0
+        slot.born, slot.up, slot.load, slot.since = slot.actor.started.remote(), False, 0, time.monotonic()
 
     def _meet_all(self) -> None:
         """Wait until the first ones stand. Raises their typed errors."""
@@ -233,7 +234,11 @@ class Fleet:
             starting = [(slot, slot.actor, slot.born) for slot in self._slots if slot.born is not None and not slot.up]
         for slot, actor, born in starting:
             with self._policy_lock:
-                if slot.actor is not actor or slot.up or not ray.wait([born], timeout=0)[0]:
+                if slot.actor is not actor or slot.up:
+                    continue
+                if not ray.wait([born], timeout=0)[0]:
+                    if time.monotonic() - slot.since > self._limits.call_timeout_s:
+                        self._lost(slot, actor, f"not up after {self._limits.call_timeout_s:g} s (reliability.call_timeout_s)")
                     continue
                 try:
                     self._welcome(slot, ray.get(born))
@@ -261,6 +266,11 @@ class Fleet:
                     "reliability.restarts allows no more. engine.log on that node tells more"
                 )
                 raise self._failure
+
+    def _serving(self) -> list[tuple[Slot, Any]]:
+        """Those that serve now, with their actors: another thread may see them dead any moment, and clear their places."""
+        with self._lock:
+            return [(slot, slot.actor) for slot in self._slots if slot.up]
 
     def _log(self, event: str, slot: Slot, **what: Any) -> None:
         if self._events:
@@ -319,7 +329,7 @@ class Fleet:
                 continue
             for completion in finished:
                 if lane.flight.pop(completion.request_id, None) is not None:
-                    slot.load -= 1
+                    slot.load -= slot.actor is actor  # else it has died since: its successor's load is its own
                     done.append(completion)
         return done
 
@@ -329,18 +339,15 @@ class Fleet:
         """Of the sampler whose turn it is; of another one where that is gone."""
         while True:
             self._mend()
-            for n in range(len(self._slots)):
-                slot = self._slots[(self._turn + n) % len(self._slots)]
-                actor = slot.actor
-                if slot.up:
-                    there, answer = self._answer(slot, actor, getattr(actor, method).remote(*arguments))
-                    if there:
-                        return answer
+            for slot, actor in sorted(self._serving(), key=lambda one: (one[0].number - self._turn) % len(self._slots)):
+                there, answer = self._answer(slot, actor, getattr(actor, method).remote(*arguments))
+                if there:
+                    return answer
             time.sleep(_TICK_S)
 
     def _ask_all(self, method: str, *arguments: Any) -> dict[int, Any]:
         """Answers of all that serve now, by number."""
-        asked = [(s, s.actor, getattr(s.actor, method).remote(*arguments)) for s in self._slots if s.up]
+        asked = [(slot, actor, getattr(actor, method).remote(*arguments)) for slot, actor in self._serving()]
         answers = {slot.number: self._answer(slot, actor, ref) for slot, actor, ref in asked}
         return {number: answer for number, (there, answer) in answers.items() if there}
 

@@ -73,6 +73,7 @@ def gather(run: RunDir) -> dict[str, Any]:
     path = run.root / FILE
     live = json.loads(path.read_text()) if path.is_file() else {}
     rows = metrics.read(run.metrics) if run.metrics.is_file() else []
+    stages = metrics.stages(run.metrics) if run.metrics.is_file() else {}
     happened = events.read(run.root / events.FILE)
     owner = run.owner()
     last = rows[-1] if rows else {}
@@ -86,7 +87,8 @@ def gather(run: RunDir) -> dict[str, Any]:
         "step": step,
         "steps": recipe.run.steps,
         "success": last.get("success"),
-        "tokens_sampled": live.get("tokens_sampled", sum(int(r.get("tokens_sampled") or 0) for r in rows)),
+        "warm_start": [_stage(name, made) for name, made in stages.items()],
+        "tokens_sampled": live.get("tokens_sampled", sum(map(metrics.tokens, rows))),
         "seconds": live.get("seconds", sum(float(r.get("seconds") or 0) for r in rows)),
         "restarts": sum(e["event"] == "died" for e in happened),
         "retried": sum(int(r.get("retried") or 0) for r in rows),
@@ -102,6 +104,11 @@ def gather(run: RunDir) -> dict[str, Any]:
         done = audit.audit(run.ledger, audit.planned_groups(recipe, step))
         found["ledger"] = asdict(done) | {"open": len(done.open), "text": str(done)}
     return found
+
+
+def _stage(name: str, made: list[dict[str, Any]]) -> dict[str, Any]:
+    """A supervised stage before the first step: its last update that was logged, and the loss from the first to there."""
+    return {"stage": name, "updates": made[-1]["update"], "loss": [made[0]["loss"], made[-1]["loss"]]}
 
 
 def _state(owner: int | None, happened: list[dict[str, Any]], evaluated: bool) -> str:
@@ -125,6 +132,10 @@ def describe(found: Mapping[str, Any]) -> str:
         f"state      {found['state']}{process}{phase}",
         f"progress   step {found['step']} of {found['steps']}{success}"
         + (f", {duration(found['eta_seconds'])} to go" if found["eta_seconds"] and found["state"] == "live" else ""),
+        *(
+            f"warm start {s['stage']}, {s['updates']} updates, loss {s['loss'][0]:.3f} to {s['loss'][1]:.3f}"
+            for s in found["warm_start"]
+        ),
         f"spent      {found['tokens_sampled']:,} tokens sampled, {duration(found['seconds'])} of training"
         + (f", {found['cost']:.2f} {found['currency']}" if found["cost"] else ""),
         f"failures   {found['restarts']} processes died, {found['retried']} episodes played again, "

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frontier_tune.contracts import FrontierTuneError, LimitReached
 from frontier_tune.orchestration import checkpoint, joined, measure, run_dir, warm_start
@@ -22,6 +22,9 @@ from frontier_tune.orchestration.preflight import Ready
 from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.orchestration.status import Status
 from frontier_tune.orchestration.stop import Stopped, StopRequest
+
+if TYPE_CHECKING:
+    from frontier_tune.orchestration.supervise import Supervisor
 
 Note = Callable[[str], None]
 PROVENANCE = "frontier_tune.json"  # beside the adapter: which base it belongs to
@@ -41,12 +44,12 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
     run.write_recipe(ready.recipe)
     run.point_latest(ready.root)
     start = warm_start.run(ready, run, note)
-    with StopRequest() as stop, crew_of(ready, run, note) as crew:
-        stop.install()
+    stop = StopRequest()
+    supervisor = Supervisor(ready.recipe.reliability, events, note, stop.check)
+    with stop, crew_of(ready, run, note, supervisor=supervisor, stop=stop) as crew:
         state, at = recover.where(ready, run, note) if resume else (LoopState(), None)
         scores = Measure(ready, run, crew, stop.check, note)
         events.log("resumed" if resume else "started", step=state.step, pid=os.getpid())
-        supervisor = Supervisor(ready.recipe.reliability, events, note, stop.check)
         crew.episodes.on_beat = status.beat
 
         def go_back(error: Any) -> None:
@@ -92,13 +95,25 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
 
 
 @contextmanager
-def crew_of(ready: Ready, run: RunDir, note: Note, learn: bool = True) -> Iterator[Any]:
-    """Ray and the actors, up for the body's duration. A failure of theirs names the run's log."""
+def crew_of(
+    ready: Ready,
+    run: RunDir,
+    note: Note,
+    learn: bool = True,
+    supervisor: Supervisor | None = None,
+    stop: StopRequest | None = None,
+) -> Iterator[Any]:
+    """Ray and the actors, up for the body's duration. A failure of theirs names the run's log.
+
+    ``supervisor``: within whose budget those that die while they start are replaced. ``stop``: takes the signals back from Ray.
+    """
     from frontier_tune.orchestration.crew import Crew
 
     note("starting sampler, learner and environments" if learn else "starting sampler and environments")
     with joined.ray_of(ready.recipe, ready.root, lambda why: _lost(why, run)):
-        crew = Crew.start(ready.base, ready.recipe, ready.root, ready.environments, run.engine_log, learn)
+        if stop:
+            stop.install()
+        crew = Crew.start(ready.base, ready.recipe, ready.root, ready.environments, run.engine_log, learn, supervisor)
         try:
             yield crew
         finally:
@@ -200,11 +215,13 @@ def _train(
 
 
 def provenance(ready: Ready) -> dict[str, Any]:
-    """What an adapter belongs to."""
+    """What an adapter belongs to. Where the base lies on this machine is left out: the adapter leaves it."""
+    from frontier_tune.experts.families import base_name
     from frontier_tune.governance.digests import tree, tree_digest
 
+    named = ready.recipe.base
     return {
-        "base": ready.recipe.base,
+        "base": base_name(named) if Path(named).is_absolute() else named,
         "base_sha256": tree_digest(tree(ready.base)),
         "environment": ready.recipe.environment.path,
         "company_seed": ready.recipe.company.seed,

@@ -16,7 +16,7 @@ from typing import Any
 
 from frontier_tune.contracts import BadInput, content_hash
 from frontier_tune.orchestration.preflight import Ready
-from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.orchestration.run_dir import RunDir, write_whole
 from frontier_tune.recipe import Recipe
 
 Note = Callable[[str], None]
@@ -161,8 +161,7 @@ def run(ready: Ready, run: RunDir, note: Note) -> Path | None:
         if missing or found is None or {k: found.get(k) for k in stage.about} != stage.about:
             missing.append(stage)
     if missing:
-        for left in (run.root / DIRECTORY).glob(".*"):  # of a stage that was killed: the record would list it
-            shutil.rmtree(left)
+        _remove_unfinished(run)
         start = stages[stages.index(missing[0]) - 1].directory(run) if missing[0] is not stages[0] else None
         _train(ready, run, missing, start, note)
     write_metrics(run, stages)
@@ -170,32 +169,51 @@ def run(ready: Ready, run: RunDir, note: Note) -> Path | None:
 
 
 def _train(ready: Ready, run: RunDir, stages: Sequence[Stage], start: Path | None, note: Note) -> None:
-    import ray
-
     from frontier_tune.orchestration import actors
     from frontier_tune.orchestration.cluster import local_ray
+    from frontier_tune.orchestration.events import Events
     from frontier_tune.orchestration.handle import Handle
     from frontier_tune.orchestration.stop import Stopped, StopRequest
+    from frontier_tune.orchestration.supervise import Supervisor
 
     threads = {"OMP_NUM_THREADS": str(ready.recipe.learner.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     threads["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]  # trl takes one GPU a process
     with StopRequest() as stop, local_ray():
         stop.install()
-        actor = actors.remote(WarmStartActor, threads, 1).remote(str(ready.base), ready.recipe, str(run.engine_log))
-        handle = Handle(actor, str(run.engine_log), "warm start")
+        handle = Handle(None, str(run.engine_log), "warm start")
+        supervisor = Supervisor(ready.recipe.reliability, Events(run.events), note, stop.check)
+
+        def train(*sent: Any) -> dict[str, Any]:
+            if handle.actor is None:
+                hired = actors.remote(WarmStartActor, threads, 1)
+                handle.put(hired.remote(str(ready.base), ready.recipe, str(run.engine_log)))
+                handle.meet(handle.started())
+            found: dict[str, Any] = handle.wait(handle.submit("train", *sent), stop.check)
+            return found
+
+        def clear(_: object) -> None:
+            handle.kill()
+            handle.put(None)
+            _remove_unfinished(run)
+
         try:
-            handle.get(handle.submit("started"))
             for stage in stages:
                 out = stage.directory(run)
                 sent = (stage.name, stage.rows, str(out), str(start) if start else None, stage.about)
-                found = handle.wait(handle.submit("train", *sent), stop.check)
+                found = supervisor.run(lambda _, sent=sent: train(*sent), clear)  # type: ignore[misc]
                 first, last = found["history"][0]["loss"], found["history"][-1]["loss"]
                 note(f"{stage.name}: loss {first:.3f} to {last:.3f} in {found['updates']} updates, {found['seconds']:.0f} s")
                 start = out
         except Stopped as e:
             raise Stopped(e.exit_code - 128, f"stopped; finished stages are saved in {run.root / DIRECTORY}") from None
         finally:
-            ray.kill(actor)
+            handle.kill()
+
+
+def _remove_unfinished(run: RunDir) -> None:
+    """What is left of a stage that was killed: the record would list it."""
+    for left in (run.root / DIRECTORY).glob(".*"):
+        shutil.rmtree(left)
 
 
 class WarmStartActor:
@@ -226,11 +244,11 @@ def write_metrics(run: RunDir, stages: Sequence[Stage]) -> None:
     rows = [{"stage": f["stage"], "step": 0, **row} for f in found for row in f["history"]]
     before = run.metrics.read_text().splitlines() if run.metrics.is_file() else []
     kept = [line for line in before if '"stage"' not in line]
-    run.metrics.write_text("".join(f"{line}\n" for line in [*map(json.dumps, rows), *kept]))
+    write_whole(run.metrics, "".join(f"{line}\n" for line in [*map(json.dumps, rows), *kept]))
     summary = [{k: v for k, v in f.items() if k not in ("history", "digests", "base")} for f in found]
     for entry, f in zip(summary, found, strict=True):
         entry["loss"] = [f["history"][0]["loss"], f["history"][-1]["loss"]]
-    (run.root / SUMMARY).write_text(json.dumps({"stages": summary}, indent=1) + "\n")
+    write_whole(run.root / SUMMARY, json.dumps({"stages": summary}, indent=1) + "\n")
 
 
 def evaluate(ready: Ready, run: RunDir, crew: Any, scores: Any, reuse: bool, tries: int = 0) -> None:
@@ -252,7 +270,7 @@ def evaluate(ready: Ready, run: RunDir, crew: Any, scores: Any, reuse: bool, tri
             "success_sampled": side.sampled.success,
             "general": side.general.success if side.general else None,
         }
-    path.write_text(json.dumps(summary, indent=1) + "\n")
+    write_whole(path, json.dumps(summary, indent=1) + "\n")
 
 
 def sources(run: RunDir) -> list[dict[str, Any]]:

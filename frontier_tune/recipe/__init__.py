@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from frontier_tune.contracts import BadInput
+from frontier_tune.recipe import strict_yaml
 from frontier_tune.recipe.algorithm import ALGORITHMS, LOOP_SETTINGS, Algorithm
 from frontier_tune.recipe.sections import (
     Adapter,
@@ -176,7 +177,7 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
                 raise BadInput(f"override '{item}': '{part}' is a value, not a section")
             node = nxt
         try:
-            node[leaf] = _number(yaml.safe_load(raw))
+            node[leaf] = _number(strict_yaml.read(raw))
         except yaml.YAMLError as e:
             raise BadInput(f"override '{item}': the value is not YAML ({e})") from None
     return data
@@ -208,18 +209,6 @@ def parse(data: Any, overrides: Iterable[str] = (), where: str = "recipe") -> Re
         raise _explain(e, where) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice: of a section that was pasted in again YAML would keep the last alone, in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[str, Any] = {}
-        for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError("a key stands twice, first", seen[key.value], f"'{key.value}' again", key.start_mark)
-            seen[key.value] = key.start_mark
-        return super().construct_mapping(node, deep)
-
-
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe file. Raises BadInput where the file is missing, is not YAML, or does not validate."""
     path = Path(path)
@@ -227,7 +216,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         near = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise BadInput(f"{path}: no such recipe" + (f"; here are: {', '.join(near)}" if near else ""))
     try:
-        data = _Loader(path.read_text(encoding="utf-8")).get_single_data() or {}
+        data = strict_yaml.read(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: not valid YAML: {e}") from None
     return parse(data, overrides, str(path))

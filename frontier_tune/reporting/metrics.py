@@ -65,34 +65,44 @@ class JsonlSink:
         self._file.close()
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl in order of step; of a step that was written twice (resume) the last.
-
-    Half a last line is ignored; a broken line before it is damage, and raises BadInput with its number.
-    """
-    by_step: dict[int, dict[str, Any]] = {}
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every row with its step, as written."""
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            if "stage" not in row:  # a supervised stage's update, before the first step: see ``stages``
-                by_step[int(row["step"])] = row
+            step = int(row["step"])
         except (ValueError, KeyError, TypeError) as e:
             if number == len(lines):  # no newline after it: the writer was cut off
-                break
+                return
             raise BadInput(f"{path}:{number}: not a metrics row with a 'step' ({e}); the file was damaged") from None
+        yield step, row
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl in order of step; of a step that was written twice (resume) the last.
+
+    Half a last line is ignored; a broken line before it is damage, and raises BadInput with its number.
+    """
+    by_step = {step: row for step, row in _rows(path) if "stage" not in row}  # those are before the first step: ``stages``
     return [by_step[s] for s in sorted(by_step)]
 
 
 def stages(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The updates of supervised stages before the first step, by stage, in the order in which they were made."""
+    """Updates of supervised stages before the first step, by stage, in the order they were made in. Errors as of ``read``."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for line in path.read_bytes().split(b"\n"):
-        if b'"stage"' in line and "stage" in (row := json.loads(line)):
+    for _, row in _rows(path):
+        if "stage" in row:
             found.setdefault(row["stage"], []).append(row)
     return found
+
+
+def tokens(row: Mapping[str, Any]) -> int:
+    """All tokens that a step sampled, as budgets count them: general tasks, more rounds and what was thrown away included."""
+    keys = ("tokens_sampled", "rehearsal_tokens", "dynamic_tokens", "retried_tokens")
+    return sum(int(row.get(key) or 0) for key in keys) + int((row.get("overlap") or {}).get("wasted_tokens") or 0)
 
 
 def flatten(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -214,7 +214,7 @@ def _totals(run: Contents) -> dict[str, Any]:
     counted = {
         "steps": len(run.rows),
         "seconds": sum(r.get("seconds") or 0.0 for r in run.rows),
-        "tokens_sampled": sum(r.get("tokens_sampled") or 0 for r in run.rows),
+        "tokens_sampled": sum(map(metrics.tokens, run.rows)),
     }
     return {**counted, **((run.evaluation or {}).get("train") or {})}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import selectors
 import signal
@@ -16,10 +17,14 @@ from frontier_tune.sandbox.process import Operation, WorkerProcess
 
 Result = dict[str, Any] | Failure
 STARTS = 3  # workers in a row that may be killed from outside before one is up
+_EXHAUSTED = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # of the machine: processes, memory, descriptors
+TRIES = 3  # times that an operation which needs no reset is done where its worker is ended by something else
 
 
 class WorkerStartError(FrontierTuneError):
-    """A worker process did not come up, for a reason that is not the user's input."""
+    """A worker process did not come up, for a reason that is not the user's input. ``blame``: whose fault it was."""
+
+    blame = Blame.ENVIRONMENT
 
 
 class EnvironmentPool:
@@ -37,7 +42,8 @@ class EnvironmentPool:
 
     An operation that keeps its worker silent for longer than ``step_timeout_s`` fails with kind ``step-timeout`` (blame
     environment); the worker is killed with all its processes and replaced, and its other slots fail with ``worker-killed`` (blame
-    infrastructure): at once where an operation was under way, else at their next one. Not thread-safe.
+    infrastructure): at once where an operation was under way, else at their next one. What needs no reset is done by the next
+    worker instead, unless it is to blame. Not thread-safe.
 
     Args:
         path, root, options: the environment, as ``sdk.load_environment`` takes it.
@@ -174,7 +180,14 @@ class EnvironmentPool:
             self._log.close()
 
     def _start(self) -> WorkerProcess:
-        worker = WorkerProcess(self._setup, self._log)
+        try:
+            worker = WorkerProcess(self._setup, self._log)
+        except OSError as e:
+            if e.errno not in _EXHAUSTED:
+                raise
+            error = WorkerStartError(f"environment {self._setup['path']}: no process can be started now: {e}")
+            error.blame = Blame.INFRASTRUCTURE
+            raise error from e
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         worker.write()
         return worker
@@ -246,7 +259,9 @@ class EnvironmentPool:
             self._start_deaths += 1
             if cause.blame is not Blame.INFRASTRUCTURE or self._start_deaths >= STARTS:
                 self._workers.remove(worker)
-                raise WorkerStartError(f"environment {self._setup['path']}: a worker did not start: {cause.detail}")
+                error = WorkerStartError(f"environment {self._setup['path']}: a worker did not start: {cause.detail}")
+                error.blame = cause.blame
+                raise error
             after = self._start_instead(worker)  # none of its operations has begun: they are the next one's
             after.slots, after.waiting = worker.slots, worker.waiting
             self._worker_of |= dict.fromkeys(worker.slots, after)
@@ -254,8 +269,14 @@ class EnvironmentPool:
         head = worker.running[0] if worker.running else None
         other = Failure("worker-killed", Blame.INFRASTRUCTURE, f"its worker process was ended by another episode's {cause.kind}")
         failed: set[int] = set()
+        again: list[Operation] = []
         for operation in (*worker.running, *worker.waiting):
             if operation.dropped or operation.op == "close" or operation.slot in failed:
+                continue
+            blameless = operation is not head or cause.blame is Blame.INFRASTRUCTURE
+            if operation.stateless and blameless and operation.tries < TRIES:
+                operation.tries += 1
+                again.append(operation)
                 continue
             failed.add(operation.slot)
             failure = other
@@ -268,11 +289,14 @@ class EnvironmentPool:
             del self._worker_of[slot]
             if slot not in failed:
                 self._lost[slot] = other
-        self._start_instead(worker)
+        self._start_instead(worker).waiting.extend(again)
 
     def _start_instead(self, worker: WorkerProcess) -> WorkerProcess:
         self.restarts += 1
-        after = self._workers[self._workers.index(worker)] = self._start()
+        place = self._workers.index(worker)
+        del self._workers[place]  # first: where no other can be started there is none to be closed
+        after = self._start()
+        self._workers.insert(place, after)
         return after
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+_END_S = 5.0  # seconds that a process may take to end once it has closed its output
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -27,6 +28,12 @@ class Operation:
     payload: dict[str, Any]
     sent: float = 0.0
     dropped: bool = False  # its slot was closed: no one waits for the result
+    tries: int = 1
+
+    @property
+    def stateless(self) -> bool:
+        """Whether it needs no reset, and so may be done by any worker, again if need be."""
+        return self.op in ("tasks", "golden", "canaries", "examine")
 
     def line(self) -> bytes:
         command = {"id": self.id, "slot": self.slot, "op": self.op, "payload": self.payload}
@@ -58,6 +65,7 @@ class WorkerProcess:
         self.ready: dict[str, Any] | None = None
         self.last_answer = self.started = time.monotonic()
         self._unread = b""
+        self._ended = False  # its output is closed
         self._unwritten = memoryview(json.dumps(setup).encode() + b"\n")
         self._writing: Operation | None = None  # what ``_unwritten`` is the rest of, but for the setup line
 
@@ -103,7 +111,7 @@ class WorkerProcess:
             except BlockingIOError:
                 break
             if not chunk:
-                closed = True
+                closed = self._ended = True
                 break
             chunks.append(chunk)
         *lines, self._unread = b"".join(chunks).split(b"\n")
@@ -115,9 +123,12 @@ class WorkerProcess:
             return [], True
 
     def exit_status(self) -> int | None:
-        """Status of a worker whose end is closed (negative: the signal that killed it); None where it still runs."""
+        """Status of a worker whose end is closed (negative: the signal that killed it); None where it still runs.
+
+        On a busy machine a killed process may take a while from closing its pipes to its end; who is to blame hangs on it.
+        """
         try:
-            return self.process.wait(0.5)
+            return self.process.wait(_END_S if self._ended else 0.5)
         except subprocess.TimeoutExpired:
             return None
 
@@ -128,7 +139,10 @@ class WorkerProcess:
                 self.process.stdin.close()
 
     def kill(self) -> None:
-        """End the process, its group, and descendants that left the group. Returns when the worker is reaped."""
+        """End the process, its group, and descendants that left the group. Returns when the worker is reaped, and what its code
+        sandboxes had on the disk is removed."""
+        from frontier_tune.sandbox import scratch  # here: this module is also the worker's own, which is to start quickly
+
         family = descendants(self.process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -140,6 +154,7 @@ class WorkerProcess:
             if pipe:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+        scratch.clear_left()
 
 
 def descendants(root: int) -> list[int]:

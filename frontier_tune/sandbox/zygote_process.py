@@ -14,8 +14,7 @@ import time
 from typing import IO, Any
 
 from frontier_tune.contracts import FrontierTuneError
-from frontier_tune.sandbox import confine
-from frontier_tune.sandbox.jail import workdir
+from frontier_tune.sandbox import confine, scratch
 from frontier_tune.sandbox.process import descendants
 from frontier_tune.sandbox.runtime import Runtime
 
@@ -36,6 +35,7 @@ class ZygoteProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._directory: str | None = None  # of a sandbox without a file system of its own
+        self._held = -1  # the descriptor that says that it is in use
 
     @property
     def pid(self) -> int:
@@ -100,14 +100,12 @@ class ZygoteProcess:
                         pipe.close()
             self._process = None
         if self._directory is not None:
-            workdir.clear(self._directory)
-            os.rmdir(self._directory)
+            scratch.remove(self._directory, self._held)
             self._directory = None
 
     def _lay_out(self) -> tuple[str, str, str]:
         """Directories (library, packages, work) of a sandbox that shares the host's file system."""
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self._directory = tempfile.mkdtemp(prefix="frontier-tune-code-", dir=memory)
+        self._directory, self._held = scratch.make()
         packages, work = os.path.join(self._directory, "packages"), os.path.join(self._directory, "work")
         os.mkdir(packages)
         os.mkdir(work, 0o700)

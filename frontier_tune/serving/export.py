@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from frontier_tune.contracts import BadInput, GateFailed, content_hash
-from frontier_tune.experts import canonical, selection
+from frontier_tune.experts import canonical, families, selection
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ def _name_base(work: Path) -> None:
     if not Path(named).is_absolute():
         return
     called = str(json.loads(said.read_text(encoding="utf-8"))["base"]) if said.is_file() else named
-    config["base_model_name_or_path"] = Path(called).name if Path(called).is_absolute() else called
+    config["base_model_name_or_path"] = families.base_name(called) if Path(called).is_absolute() else called
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -177,7 +177,10 @@ def _check_base(adapter: Path, config: Mapping[str, Any], base_dir: Path, record
             raise BadInput(
                 f"{adapter}: was trained on base '{said['base']}' (SHA-256 {said['base_sha256'][:12]}), {base_dir} is another"
             )
-    elif (named := config.get("base_model_name_or_path")) and Path(str(named)).name != base_dir.resolve().name:
+    elif (named := config.get("base_model_name_or_path")) and families.base_name(base_dir) not in (
+        named,
+        families.base_name(named),
+    ):
         raise BadInput(f"{adapter}: was trained on base '{named}', not on '{base_dir}'; name that base")
     try:
         canonical.load(adapter, AutoConfig.from_pretrained(str(base_dir), local_files_only=True))
@@ -196,7 +199,7 @@ def _merge(adapter: Path, base_dir: Path, work: Path) -> float:
     dtype = str(model.dtype).removeprefix("torch.")
     vocabulary = model.config.get_text_config().vocab_size
     tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
-    loaded, stored = get_peft_model_state_dict(tuned), load_file(str(adapter / canonical.WEIGHTS))
+    loaded, stored = get_peft_model_state_dict(tuned, save_embedding_layers=False), load_file(str(adapter / canonical.WEIGHTS))
     lost = [n for n, t in stored.items() if n not in loaded or not torch.equal(loaded[n].float(), t.float())]
     if lost:
         raise GateFailed(f"export: PEFT did not load {len(lost)} of {len(stored)} tensors of {adapter} (first: {lost[0]})")

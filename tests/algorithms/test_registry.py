@@ -44,7 +44,7 @@ class OwnDAPO(DAPO):
     shape: Literal["round", "square"] = "round"
 
 
-IDLE = {"turn_discount", "loss_constant", "overlong_limit", "entropy_step", "entropy_limit"} | {
+IDLE = {"turn_discount", "loss_constant", "overlong_limit", "entropy_step", "entropy_limit", "kl_in", "kl_estimator"} | {
     f"correction_{x}" for x in ("level", "low", "high")
 }
 
@@ -169,6 +169,8 @@ def test_options_are_read_as_the_section_reads_them() -> None:
         ({"correction_high": 5}, "correction: truncate or mask"),
         ({"correction_low": 0.5}, "correction: truncate or mask"),
         ({"correction_high": 5, "correction": "full", "proximal": "learner"}, "correction: truncate or mask"),
+        ({"kl_in": "reward"}, "a kl_coefficient above 0"),
+        ({"kl_estimator": "k2", "kl_coefficient": 0.0}, "a kl_coefficient above 0"),
         ({"entropy_limit": 0.2}, "an entropy_target"),
         ({"entropy_step": 0.2, "name": "ppo"}, "an entropy_target"),
     ],
@@ -195,6 +197,7 @@ def test_a_setting_without_effect_is_refused(algorithm: dict[str, Any], needed: 
             "proximal": "learner",
         },
         {"entropy_step": 0.2, "entropy_limit": 0.2, "entropy_target": 1.0},
+        {"kl_in": "reward", "kl_estimator": "k1", "kl_coefficient": 0.01},
     ],
 )
 def test_a_setting_with_effect_is_taken(algorithm: dict[str, Any]) -> None:

@@ -40,6 +40,8 @@ def test_a_run_from_recipe_to_report_and_its_evaluation_again(tmp_path: Path, ta
         assert (home / name).is_file(), name
     assert (home / "adapter" / "adapter_model.safetensors").is_file()
     assert not (home / "sync").exists()
+    places = [str(p.resolve()).encode() for p in (tmp_path, taught_base.parent)]  # an adapter says nothing of this machine
+    assert not [p.name for p in (home / "adapter").iterdir() for place in places if place in p.read_bytes()]
     assert "step 20/20" in said and "Traceback" not in said and "WARNING" not in said
     found = json.loads((home / "evaluation.json").read_text())
     assert found["train"]["steps"] == 20 and found["base"]["n"] == found["tuned"]["n"] == 20

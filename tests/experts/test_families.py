@@ -64,3 +64,18 @@ def test_a_target_that_matches_nothing_is_refused_with_its_count(make_config):
         families.peft_config(Adapter(targets=["q_proj", "qkv_proj"]), make_config("qwen3_moe"))
     with pytest.raises(BadInput, match="0 modules match"):
         families.peft_config(Adapter(attention=False, experts=False), make_config("mixtral"))
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [
+        ("models/moe", "moe"),
+        ("hub/models--acme--moe-7b--it/snapshots/0a1b2c", "acme/moe-7b--it"),
+        ("hub/models--moe/snapshots/0a1b2c", "moe"),
+        ("snapshots/mine", "mine"),
+    ],
+)
+def test_a_base_is_named_without_the_way_to_it(tmp_path, directory, name):
+    base = tmp_path / directory
+    base.mkdir(parents=True)
+    assert families.base_name(base) == families.base_name(str(base)) == name

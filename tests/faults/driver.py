@@ -40,9 +40,10 @@ def main(root: Path, home: Path, slow: dict[str, float]) -> int:
     run = RunDir(home)
 
     @contextmanager
-    def crew_of(ready: Ready, run: RunDir, note: tune.Note, learn: bool = True) -> Iterator[Any]:
+    def crew_of(ready: Ready, run: RunDir, note: tune.Note, supervisor: Any, stop: Any) -> Iterator[Any]:
         with local_ray(lost=lambda why: tune._lost(why, run)):
-            crew = standin.hire_all(recipe, root, run.engine_log, slow)
+            stop.install()
+            crew = standin.hire_all(recipe, root, run.engine_log, slow, supervisor)
             print("pids", json.dumps({h.role: h.pid for h in crew.handles}), flush=True)
             try:
                 yield crew

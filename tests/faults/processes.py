@@ -140,16 +140,16 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def in_memory() -> set[str]:
-    """Names in /dev/shm."""
-    return {p.name for p in Path("/dev/shm").iterdir()} if Path("/dev/shm").is_dir() else set()
+    """Files in /dev/shm. Directories there are code sandboxes', which have a test of their own."""
+    return {p.name for p in Path("/dev/shm").iterdir() if p.is_file()} if Path("/dev/shm").is_dir() else set()
 
 
 def left_in_memory(before: set[str]) -> list[str]:
-    """Names that were not there ``before`` and that no living process has open or mapped: nobody will remove them."""
+    """Files that were not there ``before`` and that no living process has open or mapped: nobody will remove them."""
     new = in_memory() - before
     held = ""
     for process in psutil.process_iter() if new else ():
         with contextlib.suppress(OSError):
             held += Path(f"/proc/{process.pid}/maps").read_text()
             held += " ".join(os.readlink(f) for f in Path(f"/proc/{process.pid}/fd").iterdir())
-    return sorted(name for name in new & in_memory() if f"/dev/shm/{name}" not in held)
+    return sorted(f"/dev/shm/{name}" for name in new & in_memory() if f"/dev/shm/{name}" not in held)

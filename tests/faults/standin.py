@@ -23,6 +23,7 @@ from frontier_tune.orchestration.ledger import episodes_digest
 
 if TYPE_CHECKING:
     from frontier_tune.orchestration.crew import Crew
+    from frontier_tune.orchestration.supervise import Supervisor
 
 WORDS = ("red", "green", "blue", "amber", "olive")
 STOP = ord("\n")
@@ -153,7 +154,9 @@ class Episodes(EpisodeActor):
         return Characters()
 
 
-def hire_all(recipe: recipes.Recipe, root: Path, log: Path, slow: Mapping[str, float]) -> Crew:
+def hire_all(
+    recipe: recipes.Recipe, root: Path, log: Path, slow: Mapping[str, float], supervisor: Supervisor | None = None
+) -> Crew:
     """The crew, started. Ray must be up."""
     from frontier_tune.orchestration.crew import EPISODES, LEARNER, SAMPLER, Crew  # here: the actors' processes pay for no torch
     from frontier_tune.orchestration.handle import Deadlines
@@ -170,7 +173,7 @@ def hire_all(recipe: recipes.Recipe, root: Path, log: Path, slow: Mapping[str, f
         LEARNER: lambda: remote(Learner, {}, 1).remote(slow.get(LEARNER, 0.0)),
     }
     crew = Crew.of(hire, str(log), Deadlines.of(recipe))
-    crew.start_roles(list(hire))
+    crew.start_all(list(hire), supervisor)
     return crew
 
 

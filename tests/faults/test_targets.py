@@ -73,6 +73,30 @@ def test_the_last_restart_used_up(workspace: Path) -> None:
     assert whole["adapter_equal"] and whole["ledger_equal"], whole
 
 
+@pytest.mark.parametrize("role", ["sampler", "learner", "episodes"])
+def test_killed_while_the_run_starts(workspace: Path, role: str) -> None:
+    """As soon as its process is there, before anybody has heard of it."""
+    found, home = recipe(workspace), workspace / "run"
+    run = Run(workspace, home)
+    run.until(lambda: run.strike(role))
+    assert run.wait() == 0, run.said
+    assert "starting another (1 of" in run.said
+    whole = against_undisturbed(workspace, home, found)
+    assert whole["exactly_once"] and whole["adapter_equal"] and whole["ledger_equal"], whole
+    assert not run.orphans() and not run.scratch
+
+
+def test_stopped_while_the_run_starts(workspace: Path) -> None:
+    """Ray takes the signals for itself when it starts."""
+    recipe(workspace)
+    run = Run(workspace, workspace / "run")
+    run.until(lambda: any("ray::Sampler" in " ".join(p.cmdline()) for p in run.look() if p.is_running()))
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait() == 128 + signal.SIGTERM, run.said
+    assert "Traceback" not in run.said
+    assert not run.orphans() and not run.scratch
+
+
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])
 def test_ray_s_own_processes_killed(workspace: Path, name: str) -> None:
     found, home = recipe(workspace), workspace / "run"

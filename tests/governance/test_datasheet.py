@@ -41,6 +41,15 @@ def test_a_whole_sheet_comes_back_as_it_went_in(tmp_path: Path) -> None:
     assert load(tmp_path / "a.yaml") == load(tmp_path / "a.json") == sheet
 
 
+@pytest.mark.parametrize("write", [yaml.safe_dump, json.dumps])
+def test_a_field_that_stands_twice_is_refused(tmp_path: Path, write: Any) -> None:
+    """The licence of a sheet is never the later one of two."""
+    more = "license: MIT\n" if write is yaml.safe_dump else ', "license": "MIT"}'
+    (tmp_path / "sheet").write_text(write(SHEET).removesuffix("}") + more)
+    with pytest.raises(BadInput, match=r"sheet: not valid YAML or JSON: a key stands twice(.|\n)*'license' again"):
+        load(tmp_path / "sheet")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -31,7 +31,14 @@ def test_recipe_and_policy_both_have_to_allow_a_real_write(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [("real_write: {}", "real_write: "), ("real_writes: [", "not valid YAML"), ("- a", "the file")]
+    ("text", "why"),
+    [
+        ("real_write: {}", "real_write: "),
+        ("real_writes: [", "not valid YAML"),
+        ("- a", "the file"),
+        ("real_writes: {}\nreal_writes: {envs/shop: [order]}\n", r"a key stands twice(.|\n)*'real_writes' again(.|\n)*line 2"),
+        ("real_writes:\n  envs/shop: []\n  envs/shop: [order]\n", "'envs/shop' again"),
+    ],
 )
 def test_a_wrong_policy_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "policy.yaml").write_text(text)

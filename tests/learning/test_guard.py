@@ -66,15 +66,49 @@ def test_after_three_in_a_row_the_last_update_is_undone(bases, recipe, episodes,
     assert all(bool(w.isfinite().all()) for w in weights(learner))
 
 
-def test_an_update_that_breaks_the_adapter_is_undone_at_once(bases, recipe, episodes, tmp_path) -> None:
-    learner = perturbed(Learner(bases(), recipe("learner.learning_rate=1e30", "learner.weight_decay=1e30")))
+@pytest.mark.parametrize("rollbacks", [0, 1])
+def test_an_update_that_breaks_the_adapter_is_dropped_at_once(bases, recipe, episodes, tmp_path, rollbacks: int) -> None:
+    """Also where no earlier state is kept that it could be undone by."""
+    breaking = recipe("learner.learning_rate=1e30", "learner.weight_decay=1e30", f"learner.rollbacks={rollbacks}")
+    learner = perturbed(Learner(bases(), breaking))
     before = weights(learner)
     metrics = learner.update(*episodes())
     assert metrics["updates"] == 0 and metrics["bad_updates"] == 1 and same(weights(learner), before)
+    assert learner.version == 0 and not learner.optimizer.state
     learner.save(tmp_path)  # finite, moments too
-    again = Learner(bases(), recipe("learner.learning_rate=1e30", "learner.weight_decay=1e30"))
+    again = Learner(bases(), breaking)
     again.load(tmp_path)
     assert again.guard.counts() == {"bad_updates": 1, "bad_in_a_row": 1, "rollbacks": 0}
+    for _ in range(1 + 3 * rollbacks):
+        learner.update(*episodes())
+    with pytest.raises(TrainingDiverged, match=f"allows {rollbacks}"):
+        learner.update(*episodes())
+    assert same(weights(learner), before)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_without_rollbacks_updates_are_the_same(bases, recipe, episodes, algorithm: str) -> None:
+    """Trying a step first takes nothing from it: parameters, moments and the critic are those of a learner that keeps a state."""
+    settings = (f"algorithm.name={algorithm}", "learner.weight_decay=0.1")
+    tried, kept = (Learner(bases(), recipe(*settings, f"learner.rollbacks={n}")) for n in (0, 1))
+    for seed in range(3):
+        played, _ = episodes(seed)
+        for t in played:
+            t.reward = float(t.spec.member == 0)
+        one, other = ({k: v for k, v in x.learn([played]).items() if "seconds" not in k} for x in (tried, kept))
+        assert one == other and one["updates"] == 1
+    assert same(tried.guard.parameters, kept.guard.parameters)
+    for a, b in zip(tried.guard.optimizers, kept.guard.optimizers, strict=True):
+        assert all(same([*x.values()], [*y.values()]) for x, y in zip(a.state.values(), b.state.values(), strict=True))
+
+
+def test_a_critic_s_gradient_without_a_finite_norm_is_dropped_not_clipped_to_nothing(bases, recipe, episodes) -> None:
+    learner = Learner(bases(), recipe("algorithm.name=ppo"))
+    before = weights(learner)
+    learner.critic.head[2].weight.register_hook(lambda g: torch.full_like(g, 1e30))  # finite, its square isn't
+    played, _ = episodes()
+    metrics = learner.learn([played])
+    assert metrics["bad_updates"] == 1 and metrics["updates"] == 0 and same(weights(learner), before)
 
 
 def test_a_policy_that_is_nan_inside_is_counted_not_a_crash(bases, recipe, episodes) -> None:

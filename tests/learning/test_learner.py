@@ -127,11 +127,14 @@ def test_temperature_enters_the_ratio(bases, recipe, episodes, tmp_path) -> None
     assert learner.update(played, advantages)["logprob_gap"] < 1e-5
 
 
-def test_saved_adapter_is_stock_peft(bases, recipe, stock, tmp_path) -> None:
+def test_saved_adapter_is_stock_peft(bases, recipe, stock, tmp_path, monkeypatch) -> None:
     learner = perturbed(Learner(bases(), recipe()))
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *a, **k: pytest.fail("asks the hub"))
     learner.save_adapter(tmp_path)
-    assert {p.suffix for p in tmp_path.iterdir()} <= {".safetensors", ".json", ".md"}
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(bases().resolve())
+    learner.policy.state()
+    assert {p.suffix for p in tmp_path.iterdir()} <= {".safetensors", ".json"}
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "qwen3_moe"
+    assert not [p for p in tmp_path.iterdir() if str(bases().parent).encode() in p.read_bytes()]
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(bases()), tmp_path)
     with torch.no_grad():
         for sequence, got in zip(SEQUENCES, learner.score(SEQUENCES), strict=True):
@@ -177,6 +180,8 @@ def test_load_refuses_what_does_not_belong(bases, recipe, episodes, write_base, 
         learner.load(tmp_path)
     with pytest.raises(BadInput, match="other targets or another rank"):
         Learner(bases(), recipe("adapter.rank=4")).load(tmp_path / "state")
+    with pytest.raises(BadInput, match=r"scaled by 2 \(alpha / rank\).*asks for 4"):
+        Learner(bases(), recipe("adapter.alpha=12")).load(tmp_path / "state")
     with pytest.raises(BadInput, match="another base"):
         Learner(write_base(tmp_path / "b", "qwen3_moe", initializer_range=0.1), recipe()).load(tmp_path / "state")
     learner.update(*episodes(1))

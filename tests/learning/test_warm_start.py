@@ -177,6 +177,36 @@ def test_nothing_that_is_not_finite_is_kept(bases: Bases, recipe: Recipes, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("stage", [sft(epochs=3), dpo(epochs=3)], ids=["sft", "dpo"])
+@pytest.mark.parametrize("value", [1e30, math.inf])
+def test_a_gradient_without_a_finite_norm_is_told_and_nothing_of_it_kept(
+    bases: Bases, recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, value: float
+) -> None:
+    """In the second update, of which nothing is logged: clipping makes zeros of the one and NaN of the other."""
+    real, calls = warm_start._model, []
+
+    def spoiled(*args: Any) -> Any:
+        model, forward = real(*args)
+        first = next(p for p in model.parameters() if p.requires_grad)
+        first.register_hook(lambda g: (calls.append(0), torch.full_like(g, value) if len(calls) == 2 else g)[1])
+        return model, forward
+
+    monkeypatch.setattr(warm_start, "_model", spoiled)
+    monkeypatch.setattr("frontier_tune.learning.warm_start_trainers.LOGGED", 1)
+    what = r"the gradient's norm at update 2 was not finite.*Lower warm_start\.(sft|dpo)\.learning_rate"
+    with pytest.raises(warm_start.WarmStartFailed, match=what):
+        warm_start.train(bases(), recipe(), stage, rows() if isinstance(stage, Sft) else pairs(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_updates_that_were_not_logged_are_counted(
+    bases: Bases, recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frontier_tune.learning.warm_start_trainers.LOGGED", 2)
+    found = warm_start.train(bases(), recipe(), sft(epochs=5), rows(), tmp_path / "out")
+    assert found["updates"] == 5 and [h["update"] for h in found["history"]] == [2, 4]
+
+
 def test_a_start_that_does_not_fit_is_refused(bases: Bases, recipe: Recipes, write_base: Callable, tmp_path: Path) -> None:
     out = tmp_path / "sft"
     found = warm_start.train(bases(), recipe(), sft(), rows(), out)

@@ -10,6 +10,7 @@ import pytest
 from frontier_tune.algorithms.grpo import GRPO
 from frontier_tune.contracts import Blame, EpisodeSpec, Failure, Task, Trajectory
 from frontier_tune.orchestration.batch import Batch, collect
+from frontier_tune.orchestration.retry import Retry
 
 TASKS = [Task("k", "train", {"n": n}) for n in range(2)]
 SPECS = [EpisodeSpec(TASKS[g], g, m, seed=10 * g + m) for g in range(2) for m in range(3)]
@@ -57,6 +58,14 @@ def test_infrastructure_failures_are_played_once_more_with_the_same_spec() -> No
     batch = collect(episodes, SPECS, every=lambda: None)  # type: ignore[arg-type]
     assert [list(c) for c in episodes.calls[1:]] == [[SPECS[4]]]
     assert (batch.retried, batch.masked) == (1, 0)
+    assert (batch.tokens_sampled, batch.tokens_retried, batch.tokens_spent) == (12, 2, 14)  # the try that failed sampled, too
+
+
+def test_a_batch_that_is_replayed_whole_counts_what_was_thrown_away() -> None:
+    episodes = Episodes(lambda s, attempt: infrastructure(s) if s.seed == 11 and attempt == 0 else played(s))
+    batch = collect(episodes, SPECS, lambda: None, retry=Retry(whole=True))  # type: ignore[arg-type]
+    assert [list(c) for c in episodes.calls] == [SPECS, SPECS]
+    assert (batch.tokens_sampled, batch.tokens_retried, batch.tries) == (12, 12, {})
 
 
 def test_a_second_failure_is_masked_and_counted() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -105,6 +106,27 @@ def test_the_same_step_again_takes_the_old_one_s_place_and_leaves_nothing(tmp_pa
     assert checkpoint.problem(tmp_path / "step-000001") is None
 
 
+def test_what_was_half_removed_takes_no_good_one_s_place(tmp_path: Path) -> None:
+    """A process was killed while it removed the checkpoint that another of the same step had replaced."""
+    for step in (1, 2):
+        save(tmp_path, step)
+    shutil.copytree(tmp_path / "step-000002", tmp_path / "step-000002.replaced")
+    (tmp_path / "step-000002.replaced" / "loop.json").unlink()
+    said = warnings()
+    assert checkpoint.newest(tmp_path, RECIPE, said.append)[0].name == "step-000002" and not said
+    save(tmp_path, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000003"]
+    assert not any(checkpoint.problem(p) for p in tmp_path.iterdir())
+
+
+def test_one_that_was_moved_aside_gets_its_name_back(tmp_path: Path) -> None:
+    """A process was killed between the two renames."""
+    save(tmp_path, 1).rename(tmp_path / "step-000001.replaced")
+    assert checkpoint.newest(tmp_path, RECIPE, warnings().append)[1].step == 1
+    save(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001", "step-000002"]
+
+
 def full(directory: str) -> None:
     write(directory)
     raise OSError(errno.ENOSPC, "No space left on device")
@@ -158,8 +180,10 @@ def test_a_kill_at_any_moment_leaves_a_newest_that_verifies(tmp_path: Path) -> N
                 save(tmp_path, step)
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        path, state = checkpoint.newest(tmp_path, RECIPE, warnings().append)
+        said = warnings()
+        path, state = checkpoint.newest(tmp_path, RECIPE, said.append)
         assert first <= state.step <= first + 1 and checkpoint.problem(path) is None
+        assert not said, "nothing is damaged, only not done"
         if os.WIFEXITED(status):
             break
         first = state.step

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import ray
 
+from frontier_tune.contracts import Blame
 from frontier_tune.orchestration import handle
-from frontier_tune.orchestration.handle import Beat, Deadlines, Handle, Wedged
+from frontier_tune.orchestration.handle import ActorDied, Beat, Deadlines, Handle, Wedged
+from frontier_tune.sandbox import WorkerStartError
 
 
 class Clock:
@@ -69,6 +71,17 @@ def test_who_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("delay", [0.0, 1.2])
 def test_slow_is_not_stuck(monkeypatch: pytest.MonkeyPatch, delay: float) -> None:
     assert blamed(monkeypatch, delay, lambda now: int(now / 4), "sampler") == ""
+
+
+def test_a_process_whose_workers_are_killed_again_and_again_is_to_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives, and its pool is of no more use; no fault of the environment's that would end the run."""
+    cause = WorkerStartError("environment envs/echo: a worker did not start: the worker process ended (status -9)")
+    cause.blame = Blame.INFRASTRUCTURE
+    error = ray.exceptions.RayTaskError("play", "Traceback", cause)
+    monkeypatch.setattr(ray, "get", lambda ref, timeout: (_ for _ in ()).throw(error))
+    with pytest.raises(ActorDied, match="did not start: .*; the last lines of engine.log tell more") as raised:
+        Handle(None, "engine.log", "episodes").get("ref")
+    assert raised.value.role == "episodes"
 
 
 def test_another_process_that_got_the_number_of_a_dead_one_is_left_alone() -> None:

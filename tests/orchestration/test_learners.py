@@ -1,6 +1,8 @@
 """Two learners of a crew: processes of their own, one adapter; told apart when they diverge, missed when one dies."""
 
 import random
+import tempfile
+import threading
 
 import pytest
 import ray
@@ -36,6 +38,17 @@ def batch(seed: int) -> list[Trajectory]:
     return out
 
 
+def test_one_that_has_lost_another_is_no_fault_of_the_program(monkeypatch) -> None:
+    """Of three learners the last dies: the second fails in its collective, and answers before the dead one is asked."""
+    error = ray.exceptions.RayTaskError("learn", "Traceback", RuntimeError("Connection closed by peer [127.0.0.1]"))
+    monkeypatch.setattr(ray, "get", lambda ref, timeout: (_ for _ in ()).throw(error))
+    group = LearnerGroup.__new__(LearnerGroup)
+    group._others = [None, None]
+    with pytest.raises(LearnerLost, match="learner 1 of 3 lost another one: Connection closed") as raised:
+        group._answers(["second", "third"])
+    assert raised.value.role == "learner"
+
+
 @pytest.mark.slow
 def test_a_group_is_one_learner_until_it_diverges_or_loses_one(tmp_path, monkeypatch) -> None:
     from frontier_tune.learning.learner import Learner
@@ -44,11 +57,14 @@ def test_a_group_is_one_learner_until_it_diverges_or_loses_one(tmp_path, monkeyp
     content = {"adapter": {"rank": 4, "alpha": 8}, "learner": {"threads": 1, "device": "cpu", "warmup_steps": 0}}
     recipe = recipes.parse(content, ["learner.learning_rate=0.01"])
     alone = Learner(base, recipe)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     with local_ray():
         group = LearnerGroup(str(base), recipe, None, 2)
         for seed in range(2):
             want, got = alone.learn([batch(seed)]), group.learn([batch(seed)])
             assert got["rows"] == want["rows"] and got["loss"] == pytest.approx(want["loss"], abs=1e-5)
+            assert not list((tmp_path / "scratch").glob("learners-*"))  # where they met
         group.save_adapter(str(tmp_path / "adapter"))
         for (name, a), (_, b) in zip(alone.policy.named_parameters(), group._learner.policy.named_parameters(), strict=True):
             # AdamW divides by the gradient's own size: where that is nothing but rounding, an update's sign is chance
@@ -65,3 +81,5 @@ def test_a_group_is_one_learner_until_it_diverges_or_loses_one(tmp_path, monkeyp
         ray.kill(group._others[0])
         with pytest.raises(LearnerLost):
             group.learn([batch(9)])
+        with pytest.raises(LearnerLost, match="learner 1 of 2 died"):  # as soon as that is known, not when others come no more
+            group._meet(threading.Event().wait, [group._others[0].digests.remote("float32")])

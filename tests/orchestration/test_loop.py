@@ -19,6 +19,7 @@ from frontier_tune.orchestration.groups import GroupPlan
 from frontier_tune.orchestration.loop import Loop
 from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.orchestration.stop import Stopped
+from frontier_tune.reporting import metrics
 from tests.orchestration.test_batch import TASKS, Episodes, played
 
 RECIPE = recipes.parse({"run": {"steps": 4, "eval_every": 1}, "algorithm": {"groups_per_step": 2, "group_size": 3}})
@@ -75,6 +76,23 @@ def test_a_used_up_budget_stops_the_run_saved(tmp_path: Path, limit: dict[str, A
     with pytest.raises(LimitReached, match=words):
         running.train()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step-{steps:06d}"]
+
+
+def test_tokens_of_tries_that_were_thrown_away_use_the_budget_up(tmp_path: Path) -> None:
+    """Twelve a step, and four more in the first: two episodes fail there once, after they were sampled."""
+    rows: list[dict[str, Any]] = []
+
+    def failing(spec: EpisodeSpec, attempt: int) -> Trajectory:
+        broken = Failure("sampler-error", Blame.INFRASTRUCTURE) if attempt == 0 and spec.member == 0 else None
+        return played(spec, failure=broken)
+
+    running = loop(tmp_path, failing, rows)
+    limit = {"steps": 4, "max_tokens": 28}
+    running.recipe = recipes.parse({"run": limit, "algorithm": {"groups_per_step": 2, "group_size": 3}})
+    with pytest.raises(LimitReached, match="28 tokens sampled, run.max_tokens is 28"):
+        running.train()
+    assert [r.get("retried_tokens") for r in rows] == [4, None]
+    assert running.state.tokens_sampled == sum(metrics.tokens(r) for r in rows) == 28
 
 
 def test_too_many_failures_stop_the_run_before_it_learns_from_them(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +40,14 @@ def test_the_company_s_seed_reaches_the_environment(tmp_path: Path, bases: dict[
     assert ready.environments["workflow"] == ("envs/echo", {"company_seed": 11})
 
 
+def test_a_company_s_seed_that_the_environment_does_not_take_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    of_one_company = nullcontext(SimpleNamespace(description={"options": ["size"]}))
+    monkeypatch.setattr(preflight, "environment", lambda *a: of_one_company)
+    assert preflight.environment_options(recipes.parse({}), tmp_path) == {}
+    with pytest.raises(BadInput, match="company.seed: it has no effect on envs/month_end_close"):
+        preflight.environment_options(recipes.parse({"company": {"seed": 11}}), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
@@ -51,6 +61,11 @@ def test_the_company_s_seed_reaches_the_environment(tmp_path: Path, bases: dict[
         ({"environment": {"max_tokens_per_turn": 500}}, ["max_model_len"]),
         ({"adapter": {"targets": ["q_porj"]}}, ["q_porj", "q_proj"]),
         ({"adapter": {"experts": False, "attention": True, "targets": ["gate"]}}, ["gate", "0 modules"]),
+        ({"adapter": {"attention": False, "targets": ["q_proj"]}}, ["adapter.attention: false has no effect", "take one"]),
+        ({"learner": {"schedule": "constant", "final_lr_ratio": 0.5}}, ["final_lr_ratio: it has no effect", "linear or cosine"]),
+        ({"warm_start": {"evaluate": True}}, ["warm_start.evaluate: it has no effect", "warm_start.sft"]),
+        ({"algorithm": {"kl_in": "reward"}}, ["algorithm.kl_in: it has no effect without a kl_coefficient above 0"]),
+        ({"environment": {"options": {"company_seed": 5}}}, ["company_seed: 5, but company.seed is 7", "take the option out"]),
         ({"sampler": {"max_model_len": 4096}}, ["1024 positions"]),
         ({"sampler": {"kv_cache_mb": 100_000_000}}, ["memory", "KV cache", "sampler.kv_cache_mb"]),
         ({"run": {"steps": 10**13}}, ["disk", "run.steps"]),

@@ -19,13 +19,29 @@ from frontier_tune.recipe import Recipe
 def test_runs_are_numbered_and_latest_points_at_the_newest(tmp_path: Path) -> None:
     first, second = (run_dir.create(tmp_path, Recipe(), "close") for _ in range(2))
     assert first.root.name.endswith("-1") and second.root.name.endswith("-2") and first.root.name.startswith("close-2")
+    (tmp_path / "runs" / ".latest-999999999").symlink_to("killed")  # no process has such a number
     for run in (first, second):
         run.write_recipe(Recipe())
         run.point_latest(tmp_path)
         assert (tmp_path / "runs" / "latest").resolve() == run.root
+    assert not list((tmp_path / "runs").glob(".latest-*"))
     assert run_dir.find(tmp_path, "latest").root == second.root
     assert run_dir.find(tmp_path, first.root.name).root == first.root
     assert recipes.load(first.recipe_file) == Recipe()
+
+
+def test_a_recipe_is_never_found_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run writes it again; killed in the middle of that, it could never be resumed."""
+    run = RunDir(tmp_path)
+    run.write_recipe(Recipe())
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.write_recipe(recipes.parse({"run": {"steps": 99}}))
+    assert recipes.load(run.recipe_file) == Recipe()
 
 
 def test_latest_also_points_at_a_run_elsewhere(tmp_path: Path) -> None:

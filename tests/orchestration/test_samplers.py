@@ -89,7 +89,7 @@ def test_a_death_is_not_noticed_and_who_comes_late_catches_up(tmp_path: Path) ->
     end = time.monotonic() + 60
     while not all(m["up"] for m in fleet.members()) and time.monotonic() < end:
         fleet.exchange([], "play", wait=0.1)
-    assert [m["deaths"] for m in fleet.members()] == [0, 1]
+    assert [(m["deaths"], m["load"]) for m in fleet.members()] == [(0, 0), (1, 0)]
     assert fleet.resident(2) == {"adapter": "second"}  # of both: the late one was given the policy before it served
     assert fleet.progress() >= passes
     assert fleet.version() == 2

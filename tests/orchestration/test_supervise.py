@@ -129,6 +129,16 @@ def test_status_of_a_run_that_lives(tmp_path: Path) -> None:
     assert statuses.gather(run)["state"] == "dead"
 
 
+def test_status_tells_of_supervised_stages_and_of_all_tokens(tmp_path: Path) -> None:
+    run = directory(tmp_path)
+    stage = [{"stage": "sft", "step": 0, "update": n, "loss": 3.0 / n} for n in (1, 2)]
+    spent = {"step": 3, "tokens_sampled": 10, "rehearsal_tokens": 5, "retried_tokens": 2, "overlap": {"wasted_tokens": 1}}
+    run.metrics.write_text("".join(json.dumps(r) + "\n" for r in [*stage, spent]))
+    found = statuses.gather(run)
+    assert found["warm_start"] == [{"stage": "sft", "updates": 2, "loss": [3.0, 1.5]}] and found["tokens_sampled"] == 18
+    assert "warm start sft, 2 updates, loss 3.000 to 1.500" in statuses.describe(found)
+
+
 def test_a_tampered_ledger_shows(tmp_path: Path) -> None:
     run = directory(tmp_path)
     run.ledger.write_text(run.ledger.read_text().replace('"step":1', '"step":3', 1))

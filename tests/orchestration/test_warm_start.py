@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from transformers import AutoConfig
 from frontier_tune import recipe as recipes
 from frontier_tune.cli import main
 from frontier_tune.contracts import BadInput, Task
-from frontier_tune.orchestration import warm_start
+from frontier_tune.orchestration import events, warm_start
 from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.reporting import metrics
 from frontier_tune.traces.schema import Origin
@@ -152,6 +154,31 @@ def test_a_stage_is_trained_once_and_again_where_it_must_be(
     (run.checkpoints / "step-000001").mkdir(parents=True)
     here.root = tmp_path / "elsewhere"  # a run past its stages needs their data no more
     assert again() == []
+
+
+class Mortal:
+    """Is killed at its first try, with a stage half written."""
+
+    def __init__(self, base_dir: str, recipe: Any, log: str) -> None:
+        self.died = Path(log).with_name("died")
+
+    def train(self, name: str, rows: Any, out: str, start: str | None, about: Any) -> dict[str, Any]:
+        half = Path(out).parent / ".half"
+        if not self.died.exists():
+            self.died.touch()
+            half.mkdir(parents=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert not half.exists()
+        return {"history": [{"loss": 1.0}], "updates": 1, "seconds": 0.0}
+
+
+@pytest.mark.slow
+def test_a_trainer_that_is_killed_is_replaced(ready: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, here, said = run_dir(tmp_path / "run"), ready(STAGES[0], STAGES[2]), list[str]()
+    monkeypatch.setattr(warm_start, "WarmStartActor", Mortal)
+    warm_start._train(here, run, warm_start.prepare(here), None, said.append)
+    assert "starting another (1 of" in said[0] and said[1:] == ["sft: loss 1.000 to 1.000 in 1 updates, 0 s"]
+    assert [e["role"] for e in events.read(run.events)] == ["warm start"]
 
 
 def test_metrics_summary_and_sources_tell_of_the_stages(ready: Callable[..., Any], trained: list[str], tmp_path: Path) -> None:

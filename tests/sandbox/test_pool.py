@@ -1,5 +1,7 @@
 """The pool: results in order, faults contained and blamed, nothing left behind."""
 
+import copy
+import errno
 import os
 import signal
 import subprocess
@@ -176,15 +178,41 @@ def test_a_worker_killed_while_it_starts_loses_nothing(trouble: EnvironmentPool)
     assert isinstance(gather(trouble, 1)[2], dict)
 
 
+def test_what_needs_no_reset_survives_its_worker(trouble: EnvironmentPool) -> None:
+    begin(trouble, 1)
+    trouble.submit(1, "step", {"action": "hang"})
+    trouble.submit(2, "tasks", {"split": "train", "n": 1, "seed": 0})
+    assert trouble.poll(0.05) == []
+    os.kill(trouble.pids[0], signal.SIGKILL)
+    found = gather(trouble, 2)
+    assert isinstance(found[1], Failure) and isinstance(found[2], dict) and len(found[2]["tasks"]) == 1
+
+
 def test_workers_that_are_killed_again_and_again_are_given_up(trouble: EnvironmentPool) -> None:
     begin(trouble, 1)
     trouble.submit(1, "step", {"action": "die 3"})
     gather(trouble, 1)
     trouble.submit(2, "reset", {})
-    with pytest.raises(WorkerStartError, match=r"did not start: .*status -9"):
+    with pytest.raises(WorkerStartError, match=r"did not start: .*status -9") as raised:
         for _ in range(100):
             os.kill(trouble.pids[0], signal.SIGKILL)
             trouble.poll(0.01)
+    assert copy.copy(raised.value).blame is Blame.INFRASTRUCTURE  # also for those in another process
+
+
+def test_a_machine_out_of_processes_is_to_blame_itself(trouble: EnvironmentPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(trouble, 1)
+
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    os.kill(trouble.pids[0], signal.SIGKILL)
+    with pytest.raises(WorkerStartError, match="no process can be started now: .*Resource temporarily unavailable") as raised:
+        trouble.submit(1, "step", {"action": "echo there?"})
+        gather(trouble, 1)
+    assert raised.value.blame is Blame.INFRASTRUCTURE
+    trouble.close()
 
 
 def test_rubbish_on_the_pipe_ends_the_worker_not_the_pool(trouble: EnvironmentPool) -> None:

@@ -115,15 +115,6 @@ class Replay:
         finally:
             self.watch = outer
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """While inside, routers choose by themselves and tell nobody."""
-        outer, self.watch = self.watch, None
-        try:
-            yield
-        finally:
-            self.watch = outer
-
     def check(self, routes: np.ndarray, tokens: int, where: str) -> None:
         """Raise ValueError unless ``routes`` are those of at least the first ``tokens`` tokens of a sequence on this model."""
         if routes.ndim != 3 or routes.shape[1:] != (len(self.layers), self.top_k) or len(routes) < tokens:

@@ -41,7 +41,10 @@ class RecordSession:
             key = self.it
         found = self._record(key)
         for link in links:
-            found = self._record(_show(found[2][_field(found, link)]))
+            field = _field(found, link)
+            if field in self.sealed:  # or an error would tell what it holds
+                raise ToolError(f"{field} of {found[1]} is sealed: nothing is found by it")
+            found = self._record(_show(found[2][field]))
         return found
 
     def place(self, where: str) -> tuple[str, str, Record, str]:

@@ -1,7 +1,7 @@
 """Set cells of an openpyxl worksheet as openpyxl does, several times as fast.
 
-openpyxl searches every text for what may not stand in a cell and looks every date's format up again. Opening a workbook for an
-episode is little else than setting its cells, so this takes the short way where a value needs neither.
+openpyxl searches every text for what may not stand in a cell and looks every date's format up again. Making a workbook of values
+that are known is little else than setting its cells, so this takes the short way where a value needs neither.
 """
 
 from __future__ import annotations

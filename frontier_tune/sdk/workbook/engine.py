@@ -1,6 +1,6 @@
 """The formula engine beside a workbook: formualizer, told of every edit, never reloaded.
 
-openpyxl keeps the file's cells and never calculates; this keeps the values. Both see each edit.
+The session's book keeps the cells and never calculates; this keeps the values. Both see each edit.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from frontier_tune.sdk.tools import ToolError
 from frontier_tune.sdk.workbook.formula_text import reason
+from frontier_tune.sdk.workbook.plain_book import PlainBook, PlainSheet
 
 if TYPE_CHECKING:
     from openpyxl import Workbook
-    from openpyxl.worksheet.worksheet import Worksheet
 
 ERRORS = {
     "Ref": "#REF!",
@@ -45,7 +45,7 @@ def serial(value: date | datetime) -> float:
 class Engine:
     """Values of a workbook's cells. Rows and columns are 1-based."""
 
-    def __init__(self, book: Workbook) -> None:
+    def __init__(self, book: Workbook | PlainBook) -> None:
         import formualizer
 
         config = formualizer.EvaluationConfig()
@@ -54,35 +54,35 @@ class Engine:
         self._book = formualizer.Workbook(
             config=formualizer.WorkbookConfig(mode=formualizer.WorkbookMode.Ephemeral, eval_config=config)
         )
-        for sheet in book.worksheets:
-            self._book.add_sheet(sheet.title)
-        for sheet in book.worksheets:
+        plain = book if isinstance(book, PlainBook) else PlainBook.of(book)
+        for title in plain.sheets:
+            self._book.add_sheet(title)
+        for sheet in plain.sheets.values():
             self._load(sheet)
         self._book.evaluate_all()
 
-    def _load(self, sheet: Worksheet) -> None:
+    def _load(self, sheet: PlainSheet) -> None:
         target = self._book.sheet(sheet.title)
-        constants: dict[tuple[int, int], Any] = {}
-        formulas: dict[tuple[int, int], str] = {}
-        height = width = 0
-        for (r, c), cell in sheet._cells.items():
-            value = cell.value
-            if value is None:
-                continue
-            if isinstance(value, str) and value.startswith("="):
-                formulas[r, c] = value
-                continue
-            constants[r, c] = value
-            height, width = max(height, r), max(width, c)
-        if constants and height * width <= DENSE * len(constants):
+        formulas: list[tuple[int, int, str]] = []
+        height, width = sheet.extent()
+        if sheet.rows and height * width <= DENSE * sum(map(len, sheet.rows.values())):
             block: list[list[Any]] = [[None] * width for _ in range(height)]
-            for (r, c), value in constants.items():
-                block[r - 1][c - 1] = value
+            for r, cells in sheet.rows.items():
+                line = block[r - 1]
+                for c, value in cells.items():
+                    if isinstance(value, str) and value.startswith("="):
+                        formulas.append((r, c, value))
+                    else:
+                        line[c - 1] = value
             target.set_values_batch(1, 1, height, width, block)
         else:  # a stray cell far out: one by one
-            for (r, c), value in constants.items():
-                target.set_value(r, c, value)
-        for (r, c), formula in formulas.items():
+            for r, cells in sheet.rows.items():
+                for c, value in cells.items():
+                    if isinstance(value, str) and value.startswith("="):
+                        formulas.append((r, c, value))
+                    elif value is not None:
+                        target.set_value(r, c, value)
+        for r, c, formula in formulas:
             target.set_formula(r, c, formula)
 
     def set_cells(self, cells: Mapping[tuple[str, int, int], Any]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.sdk.workbook.addresses import MAX_ROW, split_sheet
+from frontier_tune.sdk.workbook.plain_book import PlainBook
 
 if TYPE_CHECKING:
     from openpyxl import Workbook
@@ -73,12 +74,15 @@ def _shift_reference(text: str, at: int, count: int) -> str | None:
     return ":".join(f"{m[1]}{min(row, MAX_ROW)}" for m, row in zip(ends, moved) if m)
 
 
-def insert_rows(book: Workbook, sheet: str, at: int, count: int) -> None:
+def insert_rows(book: Workbook | PlainBook, sheet: str, at: int, count: int) -> None:
     """Insert ``count`` empty rows before row ``at`` (1-based) of ``sheet``; formulas and defined names of the whole book follow.
 
     Raises BadInput for a place outside the sheet, where filled cells would leave it (Excel refuses that too), and for a sheet
     with array formulas, tables or merged cells, which this does not move.
     """
+    if isinstance(book, PlainBook):
+        _insert_plain(book, sheet, at, count)
+        return
     ws = book[sheet]
     _check(ws, at, count)
     if not count:
@@ -96,18 +100,39 @@ def insert_rows(book: Workbook, sheet: str, at: int, count: int) -> None:
         name.attr_text = _shifted("=" + name.attr_text, "", sheet, at, count)[1:]
 
 
+def _insert_plain(book: PlainBook, sheet: str, at: int, count: int) -> None:
+    if book.made:  # first, for what it may refuse
+        insert_rows(book.workbook, sheet, at, count)
+    rows = book.sheets[sheet].rows
+    _check_place(sheet, at, count, max((r for r, cells in rows.items() if any(v is not None for v in cells.values())), default=0))
+    if not count:
+        return
+    book.sheets[sheet].rows = {shift_row(row, at, count): cells for row, cells in rows.items()}
+    for title, other in book.sheets.items():
+        for cells in other.rows.values():
+            for column, value in cells.items():
+                if isinstance(value, str) and value.startswith("="):
+                    cells[column] = _shifted(value, title, sheet, at, count)
+    for name, reference in book.names.items():
+        book.names[name] = _shifted("=" + reference, "", sheet, at, count)[1:]
+
+
 def _shifted(value: Any, own_sheet: str, sheet: str, at: int, count: int) -> Any:
     if isinstance(value, str) and value.startswith("="):
         return shift_formula(value, own_sheet, sheet, at, count)
     return value
 
 
-def _check(ws: Worksheet, at: int, count: int) -> None:
+def _check_place(sheet: str, at: int, count: int, last: int) -> None:
     if not (1 <= at <= MAX_ROW and count >= 0):
-        raise BadInput(f"insert_rows: {count} rows before row {at} of {ws.title}: rows are numbered 1 to {MAX_ROW}")
-    last = max((row for (row, _), cell in ws._cells.items() if cell.value is not None), default=0)
+        raise BadInput(f"insert_rows: {count} rows before row {at} of {sheet}: rows are numbered 1 to {MAX_ROW}")
     if last >= at and last + count > MAX_ROW:
-        raise BadInput(f"insert_rows: {count} rows before row {at} would push row {last} of {ws.title} off the sheet")
+        raise BadInput(f"insert_rows: {count} rows before row {at} would push row {last} of {sheet} off the sheet")
+
+
+def _check(ws: Worksheet, at: int, count: int) -> None:
+    last = max((row for (row, _), cell in ws._cells.items() if cell.value is not None), default=0)
+    _check_place(ws.title, at, count, last)
     arrays = any(cell.data_type == "f" and not isinstance(cell.value, str) for cell in ws._cells.values())
     if arrays or ws.tables or ws.merged_cells.ranges:
         raise BadInput(f"insert_rows: {ws.title} holds array formulas, tables or merged cells, which this does not move")

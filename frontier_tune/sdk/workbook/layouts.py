@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.sdk.workbook.addresses import letters
-from frontier_tune.sdk.workbook.cells import CellWriter
+from frontier_tune.sdk.workbook.plain_book import PlainBook
 from frontier_tune.sdk.workbook.vocabulary import VALUES
 
 if TYPE_CHECKING:
@@ -62,22 +62,25 @@ class SheetSpec:
 
 
 def lay_out(sheets: list[SheetSpec], family: Family, structure: random.Random) -> Workbook:
-    """A workbook of ``sheets`` in the manner of ``family``.
+    """openpyxl's workbook of ``lay_out_cells``."""
+    return lay_out_cells(sheets, family, structure).workbook
+
+
+def lay_out_cells(sheets: list[SheetSpec], family: Family, structure: random.Random) -> PlainBook:
+    """The cells of a workbook of ``sheets`` in the manner of ``family``. Raises ValueError where two have one name.
 
     ``structure`` must be in the same state for every copy of one workbook: it is asked for the layout alone, never for values,
     and the same number of times whatever the values are.
     """
-    from openpyxl import Workbook
-
-    book = Workbook()
-    book.remove(book.active)
+    book = PlainBook()
     for spec in sheets:
         _lay_sheet(book, spec, family, structure)
     return book
 
 
-def _lay_sheet(book: Workbook, spec: SheetSpec, family: Family, structure: random.Random) -> None:
-    put = CellWriter(book.create_sheet(spec.name)).put
+def _lay_sheet(book: PlainBook, spec: SheetSpec, family: Family, structure: random.Random) -> None:
+    sheet = book.add_sheet(spec.name)
+    put = sheet.put
     left = structure.randint(*family.left_margin) + 1
     row = 1
     for _ in range(structure.randint(*family.title_rows)):
@@ -85,15 +88,12 @@ def _lay_sheet(book: Workbook, spec: SheetSpec, family: Family, structure: rando
         row += 1
     if row > 1 and structure.random() < 0.5:
         row += 1
-    for j, header in enumerate(spec.headers):
-        put(row, left + j, header)
+    sheet.put_row(row, left, spec.headers)
     header_row = row
     every = structure.randint(*family.blank_every) if family.blank_every else 0
     row += 1
     for i, values in enumerate(spec.rows):
-        for j, value in enumerate(values):
-            if value is not None:
-                put(row, left + j, value)
+        sheet.put_row(row, left, values)
         row += 1
         if every and (i + 1) % every == 0 and i + 1 < len(spec.rows):
             row += 1

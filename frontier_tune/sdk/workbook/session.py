@@ -1,4 +1,4 @@
-"""A workbook that is being worked on: openpyxl model and formula engine in step, read and edited through few verbs.
+"""A workbook that is being worked on: its cells and the formula engine in step, read and edited through few verbs.
 
 Observations are short on purpose: a header line, one row, the range. What an edit touched is kept, so that a grader can
 replay the edits elsewhere and see that nothing else changed.
@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from frontier_tune.sdk.tools import ToolError
 from frontier_tune.sdk.workbook import addresses as a1
-from frontier_tune.sdk.workbook.cells import CellWriter
 from frontier_tune.sdk.workbook.engine import CellError, Engine
 from frontier_tune.sdk.workbook.formula_text import check_formula, check_text
+from frontier_tune.sdk.workbook.plain_book import Cell, PlainBook
 from frontier_tune.sdk.workbook.references import Table, Template, compile_formula
 from frontier_tune.sdk.workbook.tables import find_table
 
 if TYPE_CHECKING:
     from openpyxl import Workbook
-    from openpyxl.worksheet.worksheet import Worksheet
 
 MAX_CELLS_READ = 120
 MAX_SHOWN = 200  # characters of one cell's text that an observation shows
-Cell = tuple[str, int, int]
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
 
 
@@ -44,35 +42,40 @@ def show(value: Any) -> str:
 
 
 class WorkbookSession:
-    """One open workbook. Every edit reaches both models or neither.
+    """One open workbook, openpyxl's or a PlainBook. Every edit reaches the cells and the engine, or neither.
 
     ``functions``: the only ones that formulas of edits may call, such as ``functions.AGREED``; None for all that are not refused.
     """
 
-    def __init__(self, book: Workbook, functions: Collection[str] | None = None) -> None:
-        self.book = book
+    def __init__(self, book: Workbook | PlainBook, functions: Collection[str] | None = None) -> None:
+        self.cells = book if isinstance(book, PlainBook) else PlainBook.of(book)
         self.functions = functions
-        self.engine = Engine(book)
+        self.engine = Engine(self.cells)
         self.changed: dict[Cell, Any] = {}  # cell -> what the workbook now holds there (formula text or value)
         self.originals: dict[Cell, Any] = {}  # the same cells -> what they held when the session began
         self._tables: dict[str, Table | None] = {}
         self._rewritten: set[str] = set()  # sheets whose table a write may have changed
+
+    @property
+    def book(self) -> Workbook:
+        """openpyxl's workbook, to be looked at or saved; it follows the edits. What is done to it directly is not seen here."""
+        return self.cells.workbook
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def sheet_named(self, name: str) -> str:
         """The sheet's own spelling. Raises ToolError that names the sheets there are."""
         folded = name.strip().strip("'").casefold()
-        for title in self.book.sheetnames:
+        for title in self.cells.sheets:
             if title.casefold() == folded:
-                return str(title)
-        raise ToolError(f"no sheet {name.strip()}; sheets: {', '.join(self.book.sheetnames)}")
+                return title
+        raise ToolError(f"no sheet {name.strip()}; sheets: {', '.join(self.cells.sheets)}")
 
     def table(self, sheet: str) -> Table:
         """The table of a sheet. Raises ToolError where it holds none."""
         title = self.sheet_named(sheet)
         if title not in self._tables:
-            self._tables[title] = find_table(self.book[title])
+            self._tables[title] = find_table(self.cells.sheets[title])
         table = self._tables[title]
         if table is None:
             raise ToolError(f"no table in {title}")
@@ -81,9 +84,8 @@ class WorkbookSession:
     def overview(self) -> str:
         """``Sales A1:H61; Rates A1:C9``: each sheet with the range from A1 to its last used row and column."""
         parts = []
-        for ws in self.book.worksheets:
-            corner = a1.cell(max(r for r, _ in ws._cells), max(c for _, c in ws._cells)) if ws._cells else ""
-            parts.append(f"{ws.title} A1:{corner}" if corner else f"{ws.title} empty")
+        for title, sheet in self.cells.sheets.items():
+            parts.append(f"{title} A1:{a1.cell(*sheet.extent())}" if sheet.rows else f"{title} empty")
         return "; ".join(parts)
 
     def read(self, where: str) -> str:
@@ -113,7 +115,7 @@ class WorkbookSession:
 
     def held(self, cell: Cell) -> Any:
         """What the workbook holds in a cell, formulas as text; None where it is empty. Looking makes no cell."""
-        return _held(self.book[cell[0]], cell)
+        return self.cells.get(cell)
 
     # -- editing -----------------------------------------------------------------------------------------------------
 
@@ -129,16 +131,13 @@ class WorkbookSession:
 
     def put(self, cells: Mapping[Cell, Any]) -> None:
         """Set values and formulas (A1 references only) as they are; all or, where the engine refuses one (ToolError), none."""
-        sheets = {title: self.book[title] for title in {cell[0] for cell in cells}}
-        before = {cell: _held(sheets[cell[0]], cell) for cell in cells}
+        before = {cell: self.cells.get(cell) for cell in cells}
         try:
             self.engine.set_cells(cells)
         except ToolError:
             self.engine.set_cells(before)
             raise
-        writers = {title: CellWriter(sheet) for title, sheet in sheets.items()}
-        for (title, row, column), content in cells.items():
-            writers[title].put(row, column, content)
+        self.cells.put(cells)
         self.changed.update(cells)
         for cell, held in before.items():
             self.originals.setdefault(cell, held)
@@ -146,13 +145,9 @@ class WorkbookSession:
     def restore(self) -> None:
         """Take every edit back, so that the session is as it was when it began."""
         self.engine.set_cells(self.originals)
-        sheets = {title: self.book[title] for title in {cell[0] for cell in self.originals}}
-        writers = {title: CellWriter(sheet) for title, sheet in sheets.items()}
-        for (title, row, column), content in self.originals.items():
-            if content is None:  # the cell may not have been there; an empty one that was changes nothing
-                sheets[title]._cells.pop((row, column), None)
-            else:
-                writers[title].put(row, column, content)
+        self.cells.put({cell: content for cell, content in self.originals.items() if content is not None})
+        # These may not have been there; an empty one that was changes nothing.
+        self.cells.discard(cell for cell, content in self.originals.items() if content is None)
         for title in self._rewritten:
             self._tables.pop(title, None)
         self._rewritten.clear()
@@ -170,7 +165,9 @@ class WorkbookSession:
         return [(r, _translated(template, table.rows[0], r, column)) for r in table.rows]
 
     def _outcome(self, table: Table, column: int) -> str:
-        values = [self.engine.value(table.sheet, r, column) for r in table.rows]
+        first, last = table.rows[0], table.rows[-1]
+        block = self.engine.values(table.sheet, first, column, last, column)
+        values = [block[r - first][0] for r in table.rows]
         errors = sum(isinstance(v, CellError) for v in values)
         note = f", {errors} errors" if errors else ""
         return f"{len(values)} cells{note}, first {show(values[0])}"
@@ -185,7 +182,7 @@ class WorkbookSession:
             raise ToolError(str(e)) from None
         content: Any = value.strip()
         if content.startswith("="):
-            own = self._tables[title] if title in self._tables else find_table(self.book[title])
+            own = self._tables[title] if title in self._tables else find_table(self.cells.sheets[title])
             content = compile_formula(content, own, self.table).at(row)
             check_formula(content, self.functions)
         else:
@@ -195,11 +192,6 @@ class WorkbookSession:
         self._tables.pop(title, None)
         self._rewritten.add(title)
         return f"{title}!{a1.cell(row, column)} is {show(self.engine.value(title, row, column))}"
-
-
-def _held(sheet: Worksheet, cell: Cell) -> Any:
-    held = sheet._cells.get(cell[1:])
-    return None if held is None else held.value
 
 
 def _typed(text: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from frontier_tune.sdk.workbook.plain_book import PlainSheet
 from frontier_tune.sdk.workbook.references import Table
 
 if TYPE_CHECKING:
@@ -13,17 +14,15 @@ HEADER_SEARCH_ROWS = 15
 TOTAL_WORDS = ("total", "subtotal", "grand total", "sum total")
 
 
-def find_table(sheet: Worksheet) -> Table | None:
+def find_table(sheet: Worksheet | PlainSheet) -> Table | None:
     """The sheet's table, or None.
 
     The header is the first of the top rows with the longest unbroken run of texts (two at least). Data rows are those below with
     two filled cells or more under the header (one where the table is two columns wide); a row whose first filled cell says total
     ends the table.
     """
-    rows: dict[int, dict[int, Any]] = {}  # only what is there: a stray cell in the last row costs nothing
-    for (r, c), cell in sheet._cells.items():
-        if cell.value is not None:
-            rows.setdefault(r, {})[c] = cell.value
+    # Only what is there: a stray cell in the last row costs nothing.
+    rows = (sheet if isinstance(sheet, PlainSheet) else PlainSheet.of(sheet)).rows
     best = (0, 0, 0)  # length, row, first column
     for r in range(1, HEADER_SEARCH_ROWS + 1):
         length, start = _longest_text_run(rows.get(r, {}))

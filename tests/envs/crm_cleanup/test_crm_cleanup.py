@@ -43,7 +43,7 @@ def test_canaries_fail(env: CrmCleanup) -> None:
         for name, script in env.canary_scripts(task).items():
             names.add(name)
             assert not play(env, task, script)[2]["success"], (name, task)
-    assert len(names) == 14
+    assert len(names) == 15
 
 
 def test_a_secret_that_gets_out_is_all_that_is_wrong(env: CrmCleanup) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from statistics import median
 from typing import Any
 
@@ -11,7 +12,7 @@ from openpyxl import Workbook, load_workbook
 
 from envs.month_end_close import MonthEndClose
 from envs.month_end_close.generator import build
-from envs.month_end_close.values import tied
+from envs.month_end_close.values import amount, below, tied
 from frontier_tune.contracts import canonical_json, content_hash
 from frontier_tune.sdk.workbook.layouts import HELDOUT_FAMILIES, TRAIN_FAMILIES
 from frontier_tune.sdk.workbook.tables import find_table
@@ -36,6 +37,14 @@ def plans(env: MonthEndClose) -> list[Any]:
 def test_same_data_same_bytes(plans: list[Any]) -> None:
     for plan in plans[::5]:
         assert dump(build(plan, 0).book) == dump(build(plan, 0).book) != dump(build(plan, 1).book)
+
+
+def test_workbooks_never_change(env: MonthEndClose) -> None:
+    """Bases are trained, and figures taken, on these: a change of any cell is one of the environment's version."""
+    tasks = [*env.tasks("train", 16, 3), *env.tasks("heldout", 8, 3)]
+    dumps = [dump(build(env.plan(t), copy).book) for t in tasks for copy in (0, 1, 2)]
+    dumps += [dump(build(env.plan(t), 2, grown=True).book) for t in tasks if env.plan(t).kind.grows]
+    assert content_hash(dumps) == "e9414338ab3ad989982bf7bbb47977250074becdb021d3fd96475cf512ee168f"
 
 
 def test_a_file_holds_the_same_cells(plans: list[Any]) -> None:
@@ -101,6 +110,16 @@ def test_families_and_seeds_of_the_splits_are_apart(env: MonthEndClose) -> None:
     assert {t.family for t in train} == {f.name for f in TRAIN_FAMILIES}
     assert {t.family for t in heldout} == {f.name for f in HELDOUT_FAMILIES}
     assert not {t.data["seed"] for t in train} & {t.data["seed"] for t in heldout}
+
+
+def test_draws_are_pythons_own() -> None:
+    """Tasks of earlier versions were drawn with randrange, randint and choice."""
+    ours, pythons = random.Random(5), random.Random(5)
+    for n in (1, 2, 3, 5, 8, 161, 1000, 9900, 2**20, 2**20 + 1, 3_980_000) * 20:
+        assert below(ours, n) == pythons.randrange(n)
+        assert 7 + below(ours, n) == pythons.randint(7, 6 + n)
+        assert "ABKRV"[below(ours, 5)] == pythons.choice("ABKRV")
+        assert amount(ours, 20, 4000) == pythons.randint(20_000, 3_999_999)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ def test_a_sealed_field_is_told_to_who_refers_to_it(linked: RecordSession) -> No
     """So that graders of leaks find it in what was said: references are no way around them."""
     assert linked.write("R1!Note", "R1!Pay") == "R1!Note is 9000"
     assert linked.read("R1!Pay") == "R1!Pay is 9000"
+    with pytest.raises(ToolError, match="Pay of R1 is sealed: nothing is found by it"):
+        linked.read("R1!Pay!Name")
 
 
 def test_a_name_stands_for_one_role() -> None:

@@ -1,0 +1,33 @@
+"""Settings that are there and have no effect as the others stand: refused, not ignored, where a run is checked.
+
+Those of an algorithm are its own (``algorithms.base.Algorithm.idle``), those of overlapping orchestration's.
+"""
+
+from __future__ import annotations
+
+from frontier_tune.contracts import BadInput
+from frontier_tune.recipe import Learner, Recipe
+
+
+def idle(recipe: Recipe) -> list[str]:
+    """What is wrong, and how to mend it. A key that has its default says nothing, whether it was written down or not."""
+    found = []
+    learner, warm, adapter = recipe.learner, recipe.warm_start, recipe.adapter
+    if learner.schedule == "constant" and learner.final_lr_ratio != Learner.model_fields["final_lr_ratio"].default:
+        found.append("learner.final_lr_ratio: it has no effect at schedule: constant; set linear or cosine, or take it out")
+    if warm.evaluate and not (warm.sft or warm.dpo):
+        found.append(
+            "warm_start.evaluate: it has no effect without a stage; give warm_start.sft or warm_start.dpo, or take it out"
+        )
+    if adapter.targets and not adapter.attention:
+        found.append(
+            "adapter.attention: false has no effect beside adapter.targets, which names projections of the attention to adapt; "
+            "take one of them out"
+        )
+    return found
+
+
+def check(recipe: Recipe) -> None:
+    """Raises BadInput for the settings of ``idle``."""
+    if lines := idle(recipe):
+        raise BadInput("\n".join(lines))
