@@ -78,6 +78,7 @@ class MonthEndClose(WorkbookTools, WorkflowEnv):
         plan = self.plan(task)
         self._live = _POOL.take(plan, 0)
         self.session = self._live.session
+        self.book = self.session.book  # openpyxl's: can be saved as it stands; hidden copies are cells alone
         return [Message("user", f"{plan.prompt}\nSheets: {self.session.overview()}")]
 
     def grade(self) -> Grade:

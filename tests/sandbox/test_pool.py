@@ -3,6 +3,7 @@
 import copy
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from frontier_tune.contracts import BadInput, Blame, Failure, Task
 from frontier_tune.sandbox import EnvironmentPool, WorkerStartError
 from frontier_tune.sandbox.pool import Result
+from frontier_tune.sandbox.process import WorkerProcess
 
 ROOT = Path(__file__).parent / "workspace"
 PATIENCE = 60.0
@@ -198,6 +200,19 @@ def test_workers_that_are_killed_again_and_again_are_given_up(trouble: Environme
             os.kill(trouble.pids[0], signal.SIGKILL)
             trouble.poll(0.01)
     assert copy.copy(raised.value).blame is Blame.INFRASTRUCTURE  # also for those in another process
+
+
+def test_who_killed_a_process_is_known_also_where_it_ends_slowly() -> None:
+    """Its pipes are closed long before its end: on a busy machine that is no reason to blame the environment."""
+    slowly = "import os, time; os.close(1); time.sleep(1); os.kill(os.getpid(), 9)"
+    worker = WorkerProcess.__new__(WorkerProcess)
+    worker.process = subprocess.Popen([sys.executable, "-S", "-c", slowly], stdout=subprocess.PIPE)
+    assert worker.process.stdout
+    worker.answers, worker._unread, worker._ended = worker.process.stdout.fileno(), b"", False
+    os.set_blocking(worker.answers, False)
+    select.select([worker.answers], [], [], PATIENCE)
+    assert worker.read() == ([], True) and worker.exit_status() == -signal.SIGKILL
+    worker.process.stdout.close()
 
 
 def test_a_machine_out_of_processes_is_to_blame_itself(trouble: EnvironmentPool, monkeypatch: pytest.MonkeyPatch) -> None:
