@@ -51,13 +51,27 @@ def _decided(e: Ended) -> float:
     return len(made) / len(e.requested)
 
 
+def _untouched(e: Ended) -> bool:
+    return only_changed(e.before, e.after, e.changes)
+
+
+def _settled(e: Ended) -> bool:
+    return bool(changes_made(e.after, {e.state: e.changes[e.state]}) == 1)
+
+
+def _complete(e: Ended) -> bool:
+    """All of it at once: where parts earn most of the reward, a model is content with them."""
+    return e.submitted and _untouched(e) and _asked(e) and _decided(e) == 1 and _settled(e)
+
+
 RUBRIC = Rubric[Ended](
     [
         Component("submitted", 0.05, lambda e: e.submitted, required=True),
-        Component("untouched", 0.1, lambda e: only_changed(e.before, e.after, e.changes), required=True),
-        Component("asked", 0.2, _asked, required=True),
-        Component("decided", 0.3, _decided, required=True),
-        Component("settled", 0.35, lambda e: changes_made(e.after, {e.state: e.changes[e.state]}), required=True),
+        Component("untouched", 0.05, _untouched, required=True),
+        Component("asked", 0.1, _asked, required=True),
+        Component("decided", 0.15, _decided, required=True),
+        Component("settled", 0.1, _settled, required=True),
+        Component("complete", 0.55, _complete, required=True),
     ]
 )
 
