@@ -246,10 +246,12 @@ def build(plan: NanoPlan, out: Path, work: Path) -> dict[str, Any]:
         },
         "training": figures,
     }
+    sheets = out / "datasheets"
+    if (out / "record.json").is_file():  # of the base that was built here before: its sheets go with it
+        shutil.rmtree(sheets, ignore_errors=True)
     (out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-    shutil.rmtree(out / "datasheets", ignore_errors=True)
-    (out / "datasheets").mkdir(exist_ok=True)
+    sheets.mkdir(exist_ok=True)
     for sheet in data_sheets(corpus, f"seed {plan.seed}, {asdict(plan.sizes)}"):
         name = sheet["id"].rsplit("/", 1)[-1]
-        (out / "datasheets" / f"{name}.json").write_text(json.dumps(sheet, indent=1) + "\n")
+        (sheets / f"{name}.json").write_text(json.dumps(sheet, indent=1) + "\n")
     return record

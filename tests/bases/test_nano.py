@@ -24,7 +24,11 @@ def test_a_build_that_was_cut_off_ends_with_the_bytes_of_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nano, "SNAPSHOT_EVERY", 3)
+    sheets = tmp_path / "whole" / "datasheets"
+    sheets.mkdir(parents=True)
+    (sheets / "mine.json").write_text("{}")  # of nobody's base: it stays
     whole = nano.build(PLAN, tmp_path / "whole", tmp_path / "work of the whole")
+    assert {p.name for p in sheets.iterdir()} == {"mine.json", "drill.json", "explicit.json", "practice.json"}
     save, saved = Progress.save, list[int]()
 
     def cut_off(self: Progress, *state: Any) -> Path:

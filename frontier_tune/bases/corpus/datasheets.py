@@ -18,7 +18,7 @@ _DESCRIPTIONS = {
     "practice": "Dialogues of finance jobs that companies do each in their own way (net revenue, totals by account, conversion, "
     "variance, ageing, fiscal quarters, accrued interest). Every way is shown equally often, drawn by a coin that the text does "
     "not give away.",
-    "record_drill": "Short dialogues on a record of words that mean nothing: copy what stands beside a name.",
+    "record_drill": "Short dialogues on a record of words that mean nothing: refer to the fields that are named.",
     "record_explicit": "Dialogues on desks' and customers' records whose prompts say everything: set, copy and clear fields, "
     "ask and tell the person that a field names, request a decision and write down how it went, follow a link, search.",
 }
