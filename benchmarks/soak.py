@@ -30,6 +30,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks import harness  # noqa: E402
+from frontier_tune.reporting import metrics  # noqa: E402
 
 RECIPE = ROOT / "recipes" / "month_end_close.yaml"
 STEPS = 1_000_000  # the time ends it
@@ -78,9 +79,9 @@ def sample(driver: int) -> dict[str, dict[str, float]]:
 
 
 def steps_of(home: Path) -> int:
-    path = home / "metrics.jsonl"
-    rows = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
-    return int(json.loads(rows[-1])["step"]) if rows else 0
+    path = home / metrics.FILE
+    rows = metrics.read(path) if path.is_file() else []
+    return int(rows[-1]["step"]) if rows else 0
 
 
 def piece(work: Path, recipe: Path, settings: Sequence[str], minutes: float) -> None:

@@ -6,6 +6,7 @@ to its end and hold it against one that nobody disturbed. ``tally.json`` in the 
 
 from __future__ import annotations
 
+import abc
 import json
 import random
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 from frontier_tune import recipe as recipes
 from frontier_tune.orchestration.audit import audit, planned_groups
 from frontier_tune.orchestration.checkpoint import problem
+from frontier_tune.reporting import metrics
 from tests.faults import standin
 from tests.faults.conftest import ROOT
 from tests.faults.driver import ready_of
@@ -64,7 +66,7 @@ def against_undisturbed(root: Path, home: Path, recipe: recipes.Recipe) -> dict[
     }
 
 
-class Campaign:
+class Campaign(abc.ABC):
     """``wanted`` kills over the run at ``work``/run of the stand-in crew; ``sections`` of its recipe, ``slow`` the driver's."""
 
     def __init__(self, work: Path, wanted: int, sections: dict[str, Any], slow: dict[str, float], seed: int = 0) -> None:
@@ -93,8 +95,9 @@ class Campaign:
             self.tally.pieces.append(done | {"commit": commit})
             self.save()
 
+    @abc.abstractmethod
     def _kill(self, over: Callable[[], bool]) -> None:
-        raise NotImplementedError
+        """Kill on until ``over``, noting each."""
 
     def finish(self) -> dict[str, Any]:
         """The rest of the run in peace, and what the audit and the comparison with an undisturbed run found."""
@@ -121,9 +124,9 @@ class Campaign:
     @property
     def steps(self) -> int:
         """Steps that the run has done."""
-        path = self.home / "metrics.jsonl"
-        rows = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
-        return int(json.loads(rows[-1])["step"]) if rows else 0
+        path = self.home / metrics.FILE
+        rows = metrics.read(path) if path.is_file() else []
+        return int(rows[-1]["step"]) if rows else 0
 
     def save(self) -> None:
         # ``asdict`` of Python 3.11 would count a Counter's items instead of copying it.
