@@ -11,9 +11,10 @@ result names the commit of each.
 
 All variants take the ratio against the learner at the start of the step and differ in one thing: ``none`` ignores the mismatch
 of sampler and learner, ``tis`` weighs tokens by it, truncated at 2, ``r2`` and ``r3`` replay the learner's own old or the
-sampler's routes. Each step logs the *mismatch* before its first update (k3 a token, sampler to learner), split by whether a
-token's route flipped, and the *drift* (``kl_old``: k3, sampler to the policy as it is trained, over all of its updates). Runs
-part after the first update, so tokens differ between variants; benchmarks/moe_mismatch.py compares on the same ones.
+sampler's routes; ``r3_head``, where --only names it, is ``r3`` with the sampler's head in float32. Each step logs the
+*mismatch* before its first update (k3 a token, sampler to learner), split by whether a token's route flipped, and the *drift*
+(``kl_old``: k3, sampler to the policy as it is trained, over all updates of the step). Runs part after the first update, so
+tokens differ between variants; benchmarks/moe_mismatch.py compares on the same ones.
 
 Rows: ``none`` divided by a variant, seed by seed, then the median; replay's are gates (at least 2). R2 takes the learner's own
 routes, so it can't change the mismatch before a step's first update: its gate is on the drift. A run has collapsed where its
@@ -49,7 +50,9 @@ VARIANTS: dict[str, list[str]] = {
     "tis": ["algorithm.correction=truncate", "algorithm.correction_high=2"],
     "r2": ["algorithm.replay=learner"],
     "r3": ["algorithm.replay=sampler"],
+    "r3_head": ["algorithm.replay=sampler", "sampler.head_dtype=float32"],  # only where it is named
 }
+ASKED = ("none", "tis", "r2", "r3")
 # Metrics of a step that are followed; the first four before its first update.
 FOLLOWED = (
     "kl_sampler",
@@ -61,7 +64,7 @@ FOLLOWED = (
     "clip_share",
     "entropy",
 )
-GATES = {"r2": "kl_old", "r3": "kl_sampler"}
+GATES = {"r2": "kl_old", "r3": "kl_sampler", "r3_head": "kl_sampler"}
 
 
 def overrides(variant: str, seed: int, multiple: float, recipe: Path) -> list[str]:
@@ -187,7 +190,7 @@ def show(found: dict[str, dict[int, dict[str, Any]]]) -> None:
 
 def main() -> None:
     options = harness.parser(__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS), help="variants to run")
+    options.add_argument("--only", nargs="*", default=list(ASKED), choices=list(VARIANTS), help="variants to run")
     options.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     options.add_argument("--multiple", type=float, default=MOST, help=f"of the recipe's learning rate, at most {MOST:g}")
     options.add_argument("--steps", type=int, help="of a run; default: the recipe's")

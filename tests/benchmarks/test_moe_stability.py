@@ -20,7 +20,7 @@ def test_the_recipe_takes_every_variant(root: Path, variant: str) -> None:
     idle.check(found)
     assert found.learner.learning_rate == pytest.approx(3 * recipes.load(file).learner.learning_rate)
     assert (found.sampler.dtype, found.learner.dtype, found.seed) == ("bfloat16", "float32", 2)
-    assert found.algorithm.replay == {"r2": "learner", "r3": "sampler"}.get(variant, "none")
+    assert found.algorithm.replay == {"r2": "learner", "r3": "sampler", "r3_head": "sampler"}.get(variant, "none")
     assert found.algorithm.correction == ("truncate" if variant == "tis" else "none")
     with pytest.raises(SystemExit, match="at most 3"):
         bench.overrides(variant, 0, 3.5, file)
