@@ -46,7 +46,7 @@ class Policy:
         """
         self.base_dir = str(Path(base_dir).resolve())
         if device.type == "cpu":
-            memory.keep_freed()
+            memory.keep_freed() if mesh is None else memory.hand_back()
         self._fingerprint: str | None = None
         if mesh is None:
             causal = _load_base(self.base_dir, dtype)

@@ -52,7 +52,7 @@ PPO = (
 # Wide layers beside a short batch, so that what is put together of the base is most of the peak.
 CASE = replace(
     plan_memory.CASES[0], sequences=4, length=64,
-    config=plan_memory.CASES[0].config | {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 3, "num_experts": 32},
+    config=plan_memory.CASES[0].config | {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 6, "num_experts": 24},
 )  # fmt: skip
 
 
@@ -113,18 +113,17 @@ def steps(base: Path, settings: tuple[str, ...], count: int, world: World | None
     return {"weights": {n: w.numpy() for n, w in weights.items()}, "metrics": metrics}
 
 
-def checkpoints(base: Path, root: Path, world: World | None = None) -> dict[str, Any]:
+def checkpoints(base: Path, root: Path, world: World) -> dict[str, Any]:
     """A step; the state written and read; then gradients that are not finite, until it goes back and, later, gives up."""
     learner = Learner(base, recipe("learner.learning_rate=0.01"), world=world)
     (played,) = batches(1)
     learner.learn([played])
     found: dict[str, Any] = {"after a step": learner.digests()}
-    if world is None or world.rank == 0:
-        learner.save(root / f"rank {world.rank if world else 'none'}")
-    if world is not None:
-        world.most(0)  # all wait for the file
-        learner.load(root / "rank 0")
-        found["read"] = learner.digests()
+    if world.rank == 0:
+        learner.save(root / "state")
+    world.most(0)  # all wait for the file
+    learner.load(root / "state")
+    found["read"] = learner.digests()
     learner.learn([played])
     with torch.no_grad():
         learner.policy.named_parameters()[0][1].fill_(float("nan"))
@@ -165,7 +164,7 @@ def memory(base: Path, world: World) -> dict[str, int]:
         # The file is mapped, which torch reports like an allocation of its size; no memory is taken by it.
         "loading": loading["bytes"] - (base / "model.safetensors").stat().st_size, "adapter": adapter * 4,
         "step": peak["bytes"], "step, planned": need.peak + actors.gathered(subject, need, "cpu"), "step, unsplit": need.peak,
-        "dtensors": len(left),
+        "dtensors": len(left), "layer": (parameters.attention + parameters.experts) * 4 // z.moe.depth,
     }  # fmt: skip
 
 

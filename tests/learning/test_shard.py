@@ -110,17 +110,18 @@ def test_checkpoints_and_going_back_are_the_adapter_s_alone(both, root: Path, re
     assert first["gone back"] == first["after a step"]  # of its second step nobody knows whether the gradient is finite
     assert "not finite" in first["given up"]
     whole = Learner(root / "qwen3_moe", recipe("learner.learning_rate=0.01"))
-    whole.load(root / "rank 0")  # written by learners that share a base, read by one that has all of it
+    whole.load(root / "state")  # written by learners that share a base, read by one that has all of it
     assert whole.digests() == first["after a step"]
 
 
 def test_each_holds_half_and_the_plan_says_so(both) -> None:
     for found in both:
         got = found["memory"]
-        assert got["own"] == got["own, planned"] < 0.55 * got["all"] and got["dtensors"] == 3 * 6 + 2
-        layer = got["all"] // 3
-        assert got["loading"] < got["own"] + got["adapter"] + 0.1 * layer
-        assert got["step"] == pytest.approx(got["step, planned"], rel=0.1) and got["step"] > 1.5 * got["step, unsplit"]
+        assert got["own"] == got["own, planned"] < 0.55 * got["all"] and got["dtensors"] == 6 * 6 + 2
+        assert got["loading"] < got["own"] + got["adapter"] + 0.1 * got["layer"]
+        # Of six layers three are there at most; gloo's own thread may let go of its copy only after the next one has begun.
+        more = got["step"] - got["step, planned"]
+        assert -got["layer"] < more < 1.1 * got["layer"] and got["step"] > got["step, unsplit"] + got["layer"]
 
 
 def test_one_that_dies_is_missed_at_once(both) -> None:

@@ -90,7 +90,7 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
         Part("activations of a micro-batch", beyond, "learner.tokens_per_microbatch"),
     ]
     if device == "cpu":
-        parts += retained(found, r.learner.dtype)
+        parts += retained(found, r.learner.dtype, sharded)
     if sharded:
         parts.append(Part("whole layers of the base in use", gathered(s, found, device), "placement.shard_base"))
     if r.algorithm.name == "ppo":
@@ -124,12 +124,14 @@ def gathered(s: Subject, need: activations.Need, device: str) -> int:
     return max(*moments, 2 * head) - need.peak
 
 
-def retained(need: activations.Need, dtype: str) -> list[Part]:
+def retained(need: activations.Need, dtype: str, sharded: bool = False) -> list[Part]:
     """What the learner's process on a CPU holds beyond its tensors, once a micro-batch has gone through it.
 
-    Freed memory stays with the process (learning.memory), and an aligned allocation does not fill every hole of its size.
+    Freed memory stays with the process (learning.memory), and an aligned allocation does not fill every hole of its size. With a
+    split base it goes back to the system.
     """
-    parts = [Part("pieces that freed memory leaves", need.holes, "learner.tokens_per_microbatch", exact=False)]
+    holes = Part("pieces that freed memory leaves", need.holes, "learner.tokens_per_microbatch", exact=False)
+    parts = [] if sharded else [holes]
     if dtype != "float32":
         parts.append(Part("oneDNN's kernels", ONEDNN_KERNELS, "learner.dtype", exact=False))
     return parts
