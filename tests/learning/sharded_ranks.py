@@ -61,9 +61,9 @@ def recipe(*overrides: str) -> recipes.Recipe:
     return recipes.parse({"adapter": {"rank": 3, "alpha": 6}, "learner": learner, "run": {"steps": 10}}, overrides)
 
 
-def look(base: Path, dtype: str, world: World | None = None) -> dict[str, Any]:
+def look(base: Path, dtype: str, world: World | None = None, *more: str) -> dict[str, Any]:
     """A base as loaded, what it scores, and the gradient of one update in micro-batches of which ranks have unequal numbers."""
-    learner = perturbed(Learner(base, recipe(*STEPS, f"learner.dtype={dtype}"), world=world))
+    learner = perturbed(Learner(base, recipe(*STEPS, f"learner.dtype={dtype}", *more), world=world))
     policy = learner.policy
     frozen = {n: p for n, p in policy.peft.named_parameters() if not p.requires_grad}
     found: dict[str, Any] = {
@@ -176,7 +176,9 @@ def serve(rank: int, size: int, root: Path, connection: Connection) -> None:
         world = World.join(rank, size, root / "meet", torch.device("cpu"), timeout_s=60, sharded=True)
         for name, (family, _, dtype) in BASES.items():
             found[name] = look(root / (family if name != "tied" else name), dtype, world)
+        found["again"] = look(root / "qwen3_moe", "float32", world, "learner.activation_checkpointing=true")
         found["steps"] = steps(root / "qwen3_moe", STEPS, 20, world)
+        found["recomputed"] = steps(root / "qwen3_moe", (*STEPS, "learner.activation_checkpointing=true"), 3, world)
         found["ppo"] = steps(root / "qwen3_moe", PPO, 2, world)
         found["checkpoints"] = checkpoints(root / "qwen3_moe", root, world)
         found["memory"] = memory(root / "memory", world)

@@ -77,6 +77,13 @@ def test_a_split_base_computes_what_a_whole_one_does(both, root: Path, name: str
     assert len(a) == len(b) > 1 and sorted(a) != sorted(b)
 
 
+def test_layers_of_a_split_base_that_are_run_again_are_the_same(both) -> None:
+    for found in both:
+        plain, again = found["qwen3_moe"], found["again"]
+        assert again["loss"] == plain["loss"] and again["forwards"] == plain["forwards"] and again["score"] == plain["score"]
+        assert all((again["gradient"][n] == gradient).all() for n, gradient in plain["gradient"].items())
+
+
 def test_twenty_steps_are_those_of_one_learner_on_the_whole_batch(both, root: Path) -> None:
     want = ranks.steps(root / "qwen3_moe", ranks.STEPS, 20)
     first, second = (found["steps"] for found in both)
@@ -87,6 +94,13 @@ def test_twenty_steps_are_those_of_one_learner_on_the_whole_batch(both, root: Pa
         assert ours["updates"] == 1
         for key in ("loss", "grad_norm", "entropy", "kl_old", "kl_base", "logprob_gap"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-6), key
+
+
+def test_layers_that_are_run_again_in_backward_find_their_share_of_the_base_put_together(both, root: Path) -> None:
+    want = ranks.steps(root / "qwen3_moe", ranks.STEPS, 3)
+    for found in both:
+        for name, weights in want["weights"].items():
+            assert np.abs(found["recomputed"]["weights"][name] - weights).max() < 1e-6, name
 
 
 def test_a_critic_and_replayed_routes_on_a_split_base(both, root: Path) -> None:
