@@ -129,6 +129,8 @@ def export(a: argparse.Namespace) -> int:
         directory = find(recipes.load(source / "recipe.yaml"))
     done = serving.export(source, a.layout, Path(a.out), directory)
     note(f"{done.path}: {', '.join(sorted(done.files))}" + (f" (mean gap {done.gap:.1e} nats)" if done.gap is not None else ""))
+    if done.remark:
+        note(f"{done.path}: {done.remark}")
     return 0
 
 

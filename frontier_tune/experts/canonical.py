@@ -6,7 +6,8 @@ adapters have equal SHA-256 digests at a given dtype and a transposed, dropped o
 
 Names: ``layers.<i>.self_attn.<projection>.A`` [r, in] and ``.B`` [out, r]; ``layers.<i>.experts.gate_up.A`` [E, r, H] and
 ``.B`` [E, 2I, r]; ``layers.<i>.experts.down.A`` [E, r, I] and ``.B`` [E, H, r]. The scale is folded into B as vLLM does it:
-cast to the serving dtype first, then multiply in that dtype.
+cast to the serving dtype first, then multiply in that dtype. Where routers are trained, ``layers.<i>.router`` [E, H] is a whole
+matrix, in float32 whatever the serving dtype: routing is computed in that on both sides.
 """
 
 from __future__ import annotations
@@ -24,19 +25,23 @@ from torch import Tensor
 
 from frontier_tune.contracts import BadInput, GateFailed
 from frontier_tune.experts import selection
-from frontier_tune.experts.families import attention_projections, family_of, moe_shape
+from frontier_tune.experts.families import FAMILIES, attention_projections, family_of, moe_shape, router_of
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # PEFT options that change what the tensors mean and that neither the learner nor vLLM implement.
 UNSUPPORTED = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "use_qalora")
 _LAYER = re.compile(r"(?:base_model\.model\.)?model\.layers\.(\d+)\.(.+)\.lora_([AB])(?:\.\w+)?(?:\.weight)?$")
 
+_WHOLE = re.compile(r"(?:base_model\.model\.)?model\.layers\.(\d+)\.(.+)\.weight")
+
 
 class AdapterMismatch(GateFailed):
     """Tensors of an adapter are missing, left over, or of another shape than the base asks for."""
 
 
-def expected_shapes(config: Any, modules: Iterable[str], experts: bool, rank: int) -> dict[str, tuple[int, ...]]:
+def expected_shapes(
+    config: Any, modules: Iterable[str], experts: bool, rank: int, routers: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of every tensor that an adapter with these targets has on a base of ``config``."""
     known = attention_projections(config)
     unknown = [m for m in modules if m not in known]
@@ -56,7 +61,21 @@ def expected_shapes(config: Any, modules: Iterable[str], experts: bool, rank: in
             shapes[f"{at}.gate_up.B"] = (s.num_experts, 2 * s.expert_width, rank)
             shapes[f"{at}.down.A"] = (s.num_experts, rank, s.expert_width)
             shapes[f"{at}.down.B"] = (s.num_experts, s.hidden, rank)
+    if routers:
+        s = moe_shape(config)
+        shapes |= {router_name(i): (s.num_experts, s.hidden) for i in s.layers}
     return shapes
+
+
+def router_name(layer: int) -> str:
+    """What the router of a decoder layer is called."""
+    return f"layers.{layer}.router"
+
+
+def trains_routers(peft: Mapping[str, Any]) -> bool:
+    """Whether an adapter of this adapter_config.json brings routers' weights, and no other module whole."""
+    named = peft.get("modules_to_save") or []
+    return bool(named) and set(named) <= {f.router for f in FAMILIES.values()}
 
 
 def verify(
@@ -80,10 +99,11 @@ def verify(
 
 
 def canonical_name(name: str, config: Any) -> str | None:
-    """The canonical name of a tensor named as in a PEFT file (or a PEFT state dict), or None where it is no LoRA tensor."""
+    """The canonical name of a tensor named as in a PEFT file (or a PEFT state dict), or None where it has no place there."""
     match = _LAYER.fullmatch(name)
     if not match:
-        return None
+        whole = _WHOLE.fullmatch(name)
+        return router_name(int(whole[1])) if whole and whole[2] == family_of(config).router else None
     layer, module, ab = match.groups()
     experts = family_of(config).experts
     if module == f"{experts}.base_layer":  # PEFT nests: the first target parameter is the inner wrapper
@@ -108,7 +128,7 @@ def from_state(
         if name is None or name in out:
             unused.append(key)
             continue
-        t = value.detach().to("cpu", dtype)
+        t = value.detach().to("cpu", torch.float32 if name.endswith(".router") else dtype)
         if ".experts." in name:
             n = moe_shape(config).num_experts
             if name.endswith(".A") and t.shape[0] == n * rank:
@@ -128,7 +148,7 @@ def read_config(adapter_dir: str | Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text())
     except json.JSONDecodeError as e:
         raise BadInput(f"{path}: not valid JSON: {e}") from None
-    bad = [key for key in UNSUPPORTED if config.get(key)]
+    bad = [key for key in UNSUPPORTED if config.get(key) and not (key == "modules_to_save" and trains_routers(config))]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or bad or config.get("fan_in_fan_out"):
         raise BadInput(
             f"{path}: only plain LoRA adapters work here; this one is {config.get('peft_type')} with {bad or 'a bias'}"
@@ -155,7 +175,10 @@ def load(adapter_dir: str | Path, config: Any, dtype: torch.dtype = torch.float3
     wanted = family_of(config).target_parameters
     if targets and sorted(targets) != sorted(wanted):
         raise BadInput(f"{adapter_dir}: target_parameters {targets} match 0 or some of this base's expert parameters {wanted}")
-    expected = expected_shapes(config, peft.get("target_modules") or [], bool(targets), rank)
+    routers = trains_routers(peft)
+    if routers and peft["modules_to_save"] != [router_of(config)]:
+        raise BadInput(f"{adapter_dir}: modules_to_save {peft['modules_to_save']} are not the routers of this base")
+    expected = expected_shapes(config, peft.get("target_modules") or [], bool(targets), rank, routers)
     tensors, unused = from_state(selection.load_tensors(adapter_dir), config, rank, scaling_of(peft), dtype)
     verify(tensors, expected, str(adapter_dir), unused)
     return {name: tensors[name] for name in sorted(tensors)}

@@ -29,6 +29,7 @@ class Family:
 
     ``transposed``: expert weights are stored [E, in, out] instead of [E, out, in].
     ``interleaved``: gate and up alternate along gate_up's output instead of lying one after the other.
+    ``router``: the router, where it can be trained: a plain matrix of logits, which chooses by nothing else.
     ``vllm_packed``: projections that vLLM fuses, by the name of the fused module.
     """
 
@@ -42,7 +43,9 @@ class Family:
     experts: str = "mlp.experts"
     gate_up: str = "gate_up_proj"
     down: str = "down_proj"
+    router: str | None = "mlp.gate"
     vllm_experts: str = "mlp.experts"
+    vllm_router: str = "mlp.gate"
     vllm_attention: str = "self_attn"
     vllm_packed: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: QKV)
 
@@ -63,6 +66,7 @@ FAMILIES: dict[str, Family] = {
             num_experts="num_local_experts",
             expert_width="intermediate_size",
             vllm_experts="block_sparse_moe.experts",
+            vllm_router="block_sparse_moe.gate",
         ),
         Family(
             "gpt_oss",
@@ -71,6 +75,7 @@ FAMILIES: dict[str, Family] = {
             expert_width="intermediate_size",
             transposed=True,
             interleaved=True,
+            router=None,  # it has a bias, too
             vllm_attention="attn",
         ),
         Family(
@@ -80,6 +85,7 @@ FAMILIES: dict[str, Family] = {
             # adapter on it is taken and ignored, and its CPU kernels did not reproduce adapters on the other projections.
             attention=("o_proj",),
             num_experts="n_routed_experts",
+            router=None,  # it chooses by scores with a bias that is balanced outside of any gradient
             vllm_packed={},
         ),
     )
@@ -167,6 +173,15 @@ def target_modules(adapter: Adapter, config: Any) -> list[str]:
     return sorted(set(adapter.targets), key=known.index)
 
 
+def router_of(config: Any) -> str:
+    """Name of the router that an adapter may bring weights of. Raises BadInput for a family whose routers can't be trained."""
+    family = family_of(config)
+    if family.router is None:
+        able = ", ".join(f.label for f in FAMILIES.values() if f.router)
+        raise BadInput(f"adapter.router: routers of {family.label} can't be trained, those of {able} can; set it to false")
+    return family.router
+
+
 def base_name(directory: str | Path) -> str:
     """What a base is called in files that leave this machine: its name on the hub where it lies in the hub's cache
     (``models--<owner>--<name>/snapshots/<commit>``), else its directory's, without the way there. "" stays ""."""
@@ -193,6 +208,7 @@ def peft_config(adapter: Adapter, config: Any) -> LoraConfig:
         lora_alpha=adapter.alpha,  # annotated as int in PEFT, which only divides it by r
         target_modules=modules,
         target_parameters=family.target_parameters if adapter.experts else None,
+        modules_to_save=[router_of(config)] if adapter.router else None,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
@@ -206,6 +222,9 @@ def adapted(model: Any, adapter: Adapter) -> Any:
     config = peft_config(adapter, model.config)
     config.base_model_name_or_path = model.name_or_path
     peft = get_peft_model(model, config)
+    for name, parameter in peft.named_parameters():  # PEFT casts the low-rank matrices of a bfloat16 base, and nothing else
+        if ".modules_to_save." in name:
+            parameter.data = parameter.data.float()
     peft.create_or_update_model_card = lambda directory: None  # an empty form but for where the base lies on this machine
     return peft
 

@@ -12,7 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from frontier_tune.experts import selection
-from frontier_tune.experts.canonical import CONFIG, WEIGHTS, AdapterMismatch, expected_shapes, read_config, verify
+from frontier_tune.experts.canonical import (
+    CONFIG,
+    WEIGHTS,
+    AdapterMismatch,
+    expected_shapes,
+    read_config,
+    router_name,
+    trains_routers,
+    verify,
+)
 from frontier_tune.experts.families import Family, family_of, moe_shape
 
 
@@ -31,13 +40,15 @@ def write_for_vllm(adapter_dir: str | Path, out_dir: str | Path, config: Any) ->
 
     Where the file has only chosen experts, the others are written as zeros.
     The adapter must have been verified against the base (``canonical.load``). vLLM takes this layout for every family
-    when the engine has ``enable_mixed_moe_lora_format`` and the request ``is_3d_lora_weight``.
+    when the engine has ``enable_mixed_moe_lora_format`` and the request ``is_3d_lora_weight``. Routers are left out, as vLLM takes
+    no whole module with an adapter: the plugin's gates get them (``vllm_plugin_router.put``).
     """
     family, out = family_of(config), Path(out_dir)
     out.mkdir(parents=True)
     tensors = selection.load_tensors(adapter_dir)
-    save_file({vllm_name(name, family): t for name, t in tensors.items()}, str(out / WEIGHTS), metadata={"format": "pt"})
-    peft = read_config(adapter_dir)
+    low_rank = {vllm_name(name, family): t for name, t in tensors.items() if ".lora_" in name}
+    save_file(low_rank, str(out / WEIGHTS), metadata={"format": "pt"})
+    peft = read_config(adapter_dir) | {"modules_to_save": None}
     peft["target_modules"] = peft.get("target_modules") or []
     (out / CONFIG).write_text(json.dumps(peft, indent=2))
     return out
@@ -98,7 +109,12 @@ def read(manager: Any, adapter_id: int, config: Any, peft: Mapping[str, Any]) ->
                 found |= _attention(module, slot, rank, names, f"layers.{i}.self_attn")
         if i in moe_layers and (module := manager.modules.get(f"{base}.{family.vllm_experts}")) is not None:
             found |= _experts(module, slot, rank, family.interleaved, f"layers.{i}.experts")
-    expected = expected_shapes(config, wanted, bool(moe_layers), rank)
+    routers = trains_routers(peft)
+    if routers:
+        from frontier_tune.experts import vllm_plugin_router  # imports vllm, as only this part has to
+
+        found |= {router_name(i): t for i, t in vllm_plugin_router.held(manager, config, adapter_id).items()}
+    expected = expected_shapes(config, wanted, bool(moe_layers), rank, routers)
     tensors = {n: t.detach().to("cpu") for n, t in found.items() if n in expected or bool(t.any())}
     verify(tensors, expected, "adapter in the sampler")
     return {name: tensors[name].contiguous() for name in sorted(tensors)}

@@ -75,7 +75,7 @@ class Learner:
                 f"attention does not support; set sampler.max_model_len to at most {window}"
             )
         self.optimizer = torch.optim.AdamW(
-            [p for _, p in self.policy.named_parameters()],
+            self.policy.parameter_groups(recipe.learner),
             lr=recipe.learner.learning_rate,
             betas=recipe.learner.betas,
             weight_decay=recipe.learner.weight_decay,
@@ -148,8 +148,8 @@ class Learner:
             one), ``kl_sampler`` and ``logprob_gap`` (the same, and mean |learner - sampler|, before the first update),
             ``kl_base`` (k3, policy to base; of a sample of tokens unless it is in the loss), ``learning_rate``; where they are at
             work ``kl_coefficient``, ``entropy_coefficient`` (after the step), ``kl_reward`` (KL taken from the reward, a token),
-            ``weight`` (mean importance weight) and the algorithm's own; where trajectories bring routes, before the first update,
-            ``route_flips`` (share of tokens that some layer's router would have sent elsewhere than the sampler's did),
+            ``weight`` (mean importance weight), ``router_change`` and the algorithm's own; where trajectories bring routes, before
+            the first update, ``route_flips`` (share of tokens that some layer's router would have sent elsewhere than the sampler's),
             ``route_flips_layer`` (the same of tokens and layers), ``kl_sampler_flipped`` and ``kl_sampler_kept`` (of tokens
             with and without a flip); counts ``tokens`` (sampled), ``tokens_all``, ``rows`` (computed), ``sequences``,
             ``sequences_skipped``, ``updates``; ``bad_updates`` and ``rollbacks`` of the run so far; ``seconds_pack``,
@@ -181,7 +181,7 @@ class Learner:
         self.passes.check(everyone)
         rate = learning_rate(self.recipe.learner, self.steps, self.recipe.run.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_ratio", 1.0)
         sampled = sum(len(s.target) for s in everyone)
         metrics = {
             "learning_rate": rate,
@@ -218,6 +218,7 @@ class Learner:
                     measured = float(sums["kl_base"] / count) if algorithm.needs_base else None
                     self.coefficients = algorithm.adapt(self.coefficients, measured, float(sums["entropy"] / count))
         self.steps += 1
+        metrics |= self.policy.router_change()
         metrics |= {"rows": rows, "sequences_skipped": skipped, "updates": len(losses)} | self._counts()
         if total is not None:
             means = {name: float(value) / float(total["tokens"]) for name, value in total.items() if name != "tokens"}

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as hf_logging
 
+from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput
 from frontier_tune.experts import canonical, families, lora_experts, selection
 from frontier_tune.experts.routing import trainer
@@ -23,6 +24,8 @@ from frontier_tune.learning.base_weights import BaseWeights
 from frontier_tune.learning.logprobs import token_logprobs
 from frontier_tune.learning.packing import Packed
 from frontier_tune.recipe import Adapter
+
+ROUTER = ".modules_to_save.default."  # in the name of a trained router's weight: PEFT's copy beside the base's own
 
 
 class Policy:
@@ -80,6 +83,24 @@ class Policy:
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.peft.named_parameters() if p.requires_grad]
 
+    def parameter_groups(self, section: recipes.Learner) -> list[dict[str, Any]]:
+        """What the optimizer takes. Routers are whole weights, not low-rank updates that start at nothing: they learn more slowly
+        (``lr_ratio``), and don't decay, which would lead them to equal shares and not back to the base's."""
+        low_rank = [p for n, p in self.named_parameters() if ROUTER not in n]
+        routers = [p for n, p in self.named_parameters() if ROUTER in n]
+        more = [{"params": routers, "weight_decay": 0.0, "lr_ratio": section.router_lr_ratio}] if routers else []
+        return [{"params": low_rank}, *more]
+
+    @torch.no_grad()
+    def router_change(self) -> dict[str, float]:
+        """``router_change``: norm of the trained routers' difference from the base's, relative to these. {} where none learn."""
+        own = {n: p for n, p in self.peft.named_parameters() if ROUTER in n}
+        if not own:
+            return {}
+        pairs = [(p, self.peft.get_parameter(n.replace(ROUTER, ".original_module.")).float()) for n, p in own.items()]
+        change, size = (torch.stack(torch._foreach_norm(ts)).norm() for ts in ([a - b for a, b in pairs], [b for _, b in pairs]))
+        return {"router_change": float(change / size)}
+
     def logprobs(self, packed: Packed, rows: Tensor, targets: Tensor, temperature: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy, [M] each, of ``targets`` as predicted at ``rows`` [M] of the pack."""
         needed, place = torch.unique(rows, return_inverse=True)  # members of a group may share a row
@@ -114,7 +135,11 @@ class Policy:
         tensors, unused = canonical.from_state(self.state(), self.config, self.rank, self.scaling, dtype)
         config = self.peft.peft_config["default"]
         expected = canonical.expected_shapes(
-            self.config, sorted(config.target_modules or []), bool(config.target_parameters), self.rank
+            self.config,
+            sorted(config.target_modules or []),
+            bool(config.target_parameters),
+            self.rank,
+            bool(config.modules_to_save),
         )
         canonical.verify(tensors, expected, "learner", unused)
         return tensors

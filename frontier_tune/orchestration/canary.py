@@ -17,6 +17,7 @@ RELATIVE_NORM = {"float32": 0.5, "bfloat16": 1.0}
 def overwrite(directory: Path, base_config: Any, dtype: str, seed: int = 0) -> Mapping[str, str]:
     """Turn the PEFT adapter in ``directory`` into a canary; return the canonical digests of it at ``dtype``.
 
+    Routers, where there are some, send each token to other experts: their rows are in reverse order.
     Only the experts' B is random where the adapter has experts (else attention's); all other B are 0, so that what the probe
     shows is the experts' doing.
     """
@@ -34,6 +35,8 @@ def overwrite(directory: Path, base_config: Any, dtype: str, seed: int = 0) -> M
         if name.endswith(".A"):
             bound = 1 / math.sqrt(shape[1])  # as kaiming_uniform_(a=sqrt(5)) of a fresh adapter: Ax has std |x| / sqrt(3)
             tensors[key] = ((torch.rand(shape, generator=generator) * 2 - 1) * bound).to(kind)
+        elif name.endswith(".router"):
+            tensors[key] = tensors[key].flip(0).contiguous()
         elif not on_experts or ".experts." in name:
             spread = RELATIVE_NORM[dtype] * math.sqrt(3 / rank) / scaling
             tensors[key] = (torch.randn(shape, generator=generator) * spread).to(kind)

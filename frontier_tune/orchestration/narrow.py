@@ -50,6 +50,8 @@ def narrow(run: RunDir, chosen: Selection, out: Path) -> None:
 
     if out.exists():
         raise BadInput(f"{out}: exists already; name a new directory or remove it")
+    if canonical.trains_routers(canonical.read_config(run.adapter)):
+        raise BadInput(f"{run.root}: its routers were trained, too (adapter.router); it can't be narrowed to experts of the base")
     tensors = selection.narrowed(selection.load_tensors(run.adapter), chosen)
     work = out.with_name(f".{out.name}-writing")
     shutil.rmtree(work, ignore_errors=True)

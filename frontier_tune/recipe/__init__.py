@@ -131,6 +131,10 @@ class Recipe(Section):
             raise ValueError(
                 "adapter.expert_mass: a warm start adapts all experts before any could be chosen; take one of them out"
             )
+        if self.adapter.router and self.adapter.expert_mass is not None:
+            raise ValueError(
+                "adapter.router: routers that learn send tokens to experts that adapter.expert_mass left out; take one out"
+            )
         if self.algorithm.minibatches > self.algorithm.groups_per_step:
             raise ValueError("algorithm.minibatches: at most algorithm.groups_per_step")
         return self

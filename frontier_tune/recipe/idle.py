@@ -21,6 +21,8 @@ def idle(recipe: Recipe) -> list[str]:
         )
     if warm.allow_model_output and not (warm.sft or warm.dpo):
         found.append("warm_start.allow_model_output: it has no effect without a stage; give one, or take it out")
+    if not adapter.router and learner.router_lr_ratio != Learner.model_fields["router_lr_ratio"].default:
+        found.append("learner.router_lr_ratio: it has no effect on routers that don't learn; set adapter.router, or take it out")
     if recipe.algorithm.replay == "learner" and recipe.algorithm.epochs * recipe.algorithm.minibatches == 1:
         found.append(
             "algorithm.replay: learner has no effect at one update a step, whose routes are its own; raise algorithm.minibatches "

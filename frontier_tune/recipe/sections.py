@@ -40,6 +40,7 @@ class Adapter(Section):
     alpha: float = Field(16.0, gt=0)
     attention: bool = True
     experts: bool = True
+    router: bool = Field(False, description="Train the routers' weights, too: whole, in float32 (PEFT's modules_to_save)")
     targets: list[str] | None = Field(None, description="Module-name suffixes; default: the family's attention projections")
     expert_mass: float | None = Field(
         None,
@@ -54,6 +55,7 @@ class Learner(Section):
     warmup_steps: int = Field(2, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     final_lr_ratio: float = Field(0.1, ge=0, le=1)
+    router_lr_ratio: float = Field(0.1, gt=0, description="Of routers (adapter.router), as a share of learning_rate")
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = Field(1.0, gt=0)

@@ -111,6 +111,7 @@ def _adapter(directory: Path) -> dict[str, Any]:
         "alpha": config.get("lora_alpha"),
         "modules": sorted(config.get("target_modules") or []),
         "parameters_targeted": sorted(config.get("target_parameters") or []),
+        "modules_whole": sorted(config.get("modules_to_save") or []),
         "tensors": len(shapes),
         "parameters": parameters,
         "bytes": weights.stat().st_size,

@@ -315,9 +315,11 @@ class Backend:
         version = self.versions.add(adapter_dir, number, self.dtype)
         try:
             self.engine.add_lora(self._lora(version))
+            if version.routers:
+                self._routers().put(self.manager, self.config, version.id, version.routers)
             resident.read(self.manager, version.id, self.config, version.peft)
         except Exception:
-            self.versions.forget(version)
+            self._forget(version)
             raise
         self._drop(self.versions.admit(version, activate))
         # The version is in every cached block's hash, so an old policy's blocks can't be hit; this frees them.
@@ -330,7 +332,18 @@ class Backend:
         for version in versions:
             if version.path is not None:
                 self.engine.remove_lora(version.id)
-                self.versions.forget(version)
+                self._forget(version)
+
+    def _forget(self, version: Version) -> None:
+        if version.routers:
+            self._routers().forget(self.manager, self.config, version.id)
+        self.versions.forget(version)
+
+    def _routers(self) -> Any:
+        """The plugin's part that gives adapters routers of their own."""
+        from frontier_tune.experts import vllm_plugin_router  # imports vllm
+
+        return vllm_plugin_router
 
     def resident(self, number: int) -> dict[str, str]:
         version = self.versions.get(number)

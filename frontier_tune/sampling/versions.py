@@ -18,13 +18,17 @@ BASE = 0
 
 @dataclass
 class Version:
-    """One policy. ``path`` is None for the base alone; ``open`` counts requests that still run on it."""
+    """One policy. ``path`` is None for the base alone; ``open`` counts requests that still run on it.
+
+    ``routers``: those that it brings, [E, H] by decoder layer.
+    """
 
     number: int
     id: int
     path: Path | None
     peft: dict[str, Any] = field(default_factory=dict)
     open: int = 0
+    routers: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -58,10 +62,11 @@ class Versions:
         peft = canonical.read_config(adapter_dir)
         if int(peft["r"]) > self.rank:
             raise BadInput(f"{adapter_dir}: rank {peft['r']}, the sampler was built for rank {self.rank} (adapter.rank)")
-        canonical.load(adapter_dir, self.config, dtype)
+        tensors = canonical.load(adapter_dir, self.config, dtype)
         ident = next(self._ids)
         path = resident.write_for_vllm(adapter_dir, self.spool / f"{number}-{ident}", self.config)
-        return Version(number, ident, path, peft)
+        named = {i: canonical.router_name(i) for i in range(int(self.config.num_hidden_layers))}
+        return Version(number, ident, path, peft, routers={i: tensors[n] for i, n in named.items() if n in tensors})
 
     def admit(self, version: Version, activate: bool) -> list[Version]:
         """Make a loaded version available, and current if ``activate``. Returns the versions that may be dropped now."""

@@ -30,17 +30,22 @@ PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "chat_template*")
 # Mean |log-probability| gap, in nats, between base + adapter and the merged copy read back from disk.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 1e-2}
+ROUTERS = "it brings trained routers, which PEFT loads and stock vLLM refuses in an adapter; for vLLM, export --layout merged"
 PROBE_SEQUENCES, PROBE_TOKENS = 4, 64
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Where it lies; ``gap`` is the mean |log-probability| gap of a merged copy on the probe (None for an adapter)."""
+    """Where it lies; ``gap`` is the mean |log-probability| gap of a merged copy on the probe (None for an adapter).
+
+    ``remark``: what whoever serves it has to know.
+    """
 
     path: Path
     layout: Layout
     files: dict[str, str]
     gap: float | None = None
+    remark: str = ""
 
 
 def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None) -> Exported:
@@ -74,7 +79,8 @@ def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None
             _restore(work, layout)
             _name_base(work)
         files = {p.relative_to(work).as_posix(): _digest(p) for p in sorted(work.rglob("*")) if p.is_file()}
-    return Exported(out, layout, files, gap)
+    routers = layout == "peft" and canonical.trains_routers(config)
+    return Exported(out, layout, files, gap, ROUTERS if routers else "")
 
 
 def _copy(adapter: Path, work: Path) -> None:
@@ -200,7 +206,8 @@ def _merge(adapter: Path, base_dir: Path, work: Path) -> float:
     vocabulary = model.config.get_text_config().vocab_size
     tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
     loaded, stored = get_peft_model_state_dict(tuned, save_embedding_layers=False), load_file(str(adapter / canonical.WEIGHTS))
-    lost = [n for n, t in stored.items() if n not in loaded or not torch.equal(loaded[n].float(), t.float())]
+    # Routers become the base's type here, as all of a merged copy does; low-rank matrices are float32 on both sides.
+    lost = [n for n, t in stored.items() if n not in loaded or not torch.equal(loaded[n], t.to(loaded[n].dtype))]
     if lost:
         raise GateFailed(f"export: PEFT did not load {len(lost)} of {len(stored)} tensors of {adapter} (first: {lost[0]})")
     probe = torch.randint(0, vocabulary, (PROBE_SEQUENCES, PROBE_TOKENS), generator=torch.Generator().manual_seed(0))

@@ -45,7 +45,7 @@ def test_ppo_with_its_kl_in_the_reward_by_two_learners_that_share_the_base(tmp_p
     assert rows[1]["kl_old"] >= 0 and len(list((tmp_path / "runs/latest/checkpoints").glob("*/learner/critic.safetensors"))) > 0
 
 
-def test_an_own_algorithm_of_the_workspace_with_a_mask_for_mismatch_and_replayed_routes(
+def test_an_own_algorithm_of_the_workspace_with_a_mask_for_mismatch_replayed_routes_and_routers_that_learn(
     tmp_path: Path, taught_base: Path
 ) -> None:
     (tmp_path / "algorithms").mkdir()
@@ -57,7 +57,10 @@ def test_an_own_algorithm_of_the_workspace_with_a_mask_for_mismatch_and_replayed
         "options": {"factor": 2.0},
         "replay": "sampler",
     }
-    rows = trained(tmp_path, taught_base, {"name": "algorithms.mine:Mine", **settings})
+    rows = trained(tmp_path, taught_base, {"name": "algorithms.mine:Mine", **settings}, adapter={"router": True})
+    changes = [r["router_change"] for r in rows if r.get("updates")]
+    assert changes and 0 < changes[0] <= changes[-1] < 0.5  # trained, handed over and, by the gate's word, sampled from
+    assert "Trained whole" in (tmp_path / "runs/latest/report.html").read_text()
     assert all(0 <= r["route_flips"] < 0.1 for r in rows if r.get("updates"))  # routes of other tokens would be others
     assert any(0.9 < r["weight"] <= 1.1 for r in rows if "weight" in r)  # sampler and learner are as good as one
     spoilt = (tmp_path / "recipes" / "echo.yaml").read_text().replace("factor", "fctor")

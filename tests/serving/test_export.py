@@ -97,6 +97,27 @@ def test_adapter_copy_loads_in_stock_peft(base: Path, adapter: Path, tmp_path: P
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_trained_routers_are_merged_and_stock_vllm_is_warned_off(tmp_path: Path, dtype: torch.dtype) -> None:
+    from frontier_tune.experts import families
+    from frontier_tune.recipe import Adapter
+
+    base = make_base(tmp_path / "base", dtype=dtype)
+    tuned = families.adapted(AutoModelForCausalLM.from_pretrained(base), Adapter(rank=4, router=True))
+    routers = {n: p for n, p in tuned.named_parameters() if ".modules_to_save." in n}
+    assert len(routers) == 2
+    for parameter in routers.values():
+        parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    families.save(tuned, tmp_path / "adapter")
+    assert "stock vLLM refuses" in export(tmp_path / "adapter", "peft", tmp_path / "peft", base).remark
+    done = export(tmp_path / "adapter", "merged", tmp_path / "merged", base)
+    merged = load_file(tmp_path / "merged/model.safetensors")
+    for name, parameter in routers.items():
+        plain = name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
+        assert merged[plain].equal(parameter.detach().to(dtype))
+    assert done.remark == "" and done.gap is not None and done.gap < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
 def test_a_run_is_named_as_elsewhere(base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(adapter, tmp_path / "runs/first/adapter")
     (tmp_path / "runs/first/recipe.yaml").write_text(f"base: {base}\n")

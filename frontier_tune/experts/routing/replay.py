@@ -83,7 +83,12 @@ class Replay:
         self._last_rows = last_rows if shape.layers[-1] == shape.depth - 1 else lambda: None
         self.watch: _Watch | None = None
         trainer.install(model, strict=False)
-        routers = [m for m in model.modules() if isinstance(getattr(m, "forward", None), trainer.RouterForward)]
+        # Where routers are trained there are two a layer. PEFT keeps the base's own as ``original_module``: nobody replays that.
+        routers = [
+            m
+            for name, m in model.named_modules()
+            if isinstance(getattr(m, "forward", None), trainer.RouterForward) and not name.endswith(".original_module")
+        ]
         if len(routers) != len(shape.layers):
             raise BadInput(
                 f"algorithm.replay: routes of {families.family_of(config).label} can't be taken or forced: {len(routers)} of its "

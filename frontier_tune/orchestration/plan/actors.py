@@ -147,6 +147,8 @@ def sampler_parts(s: Subject, device: str, tensor_parallel: int = 1) -> list[Par
         Part("adapter slots", -(-slots // tp), "adapter.rank"),
         Part("KV cache", r.kv_cache_mb * MIB, "sampler.kv_cache_mb"),
     ]
+    if s.recipe.adapter.router:
+        parts.append(Part("routers of adapters", cache.SLOTS * s.parameters.router * 4, "adapter.router"))
     if device == "cpu" and s.recipe.adapter.experts:
         if _sampler_kernel(s):
             parts.append(Part("adapter slots as the kernel reads them", slots, "adapter.rank"))

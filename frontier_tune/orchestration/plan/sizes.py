@@ -114,7 +114,8 @@ def adapter_parameters(recipe: Recipe, config: Any) -> int:
     """All parameters of the recipe's adapter, over all layers."""
     from frontier_tune.experts.canonical import expected_shapes
 
-    shapes = expected_shapes(config, target_modules(recipe.adapter, config), recipe.adapter.experts, recipe.adapter.rank)
+    adapter = recipe.adapter
+    shapes = expected_shapes(config, target_modules(adapter, config), adapter.experts, adapter.rank, adapter.router)
     return sum(prod(s) for s in shapes.values())
 
 
