@@ -22,12 +22,12 @@ struct LowRank {
   const F* a[ROWS_AT_ONCE];
   const F* b[ROWS_AT_ONCE];
   float* low;
-  int64_t width, a_width, rank;  // of a row of low, and of A
+  int64_t width, a_width, rank, whole;  // of a row of low, and of A; of B
   bool any = false, one = true;  // any row with an adapter; all rows with the same
 
   // A and B lie at `a_at` and `b_at` of what a slot has for an expert.
   LowRank(const Task<F>& task, const ExpertsArgs<F>& g, int64_t a_at, int64_t b_at, int64_t columns, float* low_)
-      : low(low_), width(low_width(columns)), a_width(g.padded(columns)), rank(g.R) {
+      : low(low_), width(low_width(columns)), a_width(g.padded(columns)), rank(g.R), whole(g.whole(g.R)) {
     for (int64_t r = 0; r < task.rows; r++) {
       const F* own = adapter_of(g, task, r);
       a[r] = own ? own + a_at : nullptr;
@@ -38,6 +38,19 @@ struct LowRank {
   }
 };
 
+// Row j of b, of one panel.
+template <int VECTORS>
+static inline void rank_of(const float* b, int64_t j, vf (&column)[VECTORS]) {
+  for (int v = 0; v < VECTORS; v++) column[v] = load(b + j * PANEL + v * VL);
+}
+template <int VECTORS>
+static inline void rank_of(const bf16* b, int64_t j, vf (&column)[VECTORS]) {
+  for (int v = 0; v < VECTORS; v++) {
+    const vu pair = load_pairs(b + j / 2 * 2 * PANEL + 2 * v * VL);
+    column[v] = j % 2 ? second(pair) : first(pair);
+  }
+}
+
 // Added to a strip: sum_j low[r, j] b[j, 0:STRIP] of each row.
 template <class F>
 struct Expand {
@@ -46,11 +59,10 @@ struct Expand {
   template <int ROWS, int VECTORS>
   __attribute__((always_inline)) void operator()(vf (&acc)[ROWS][VECTORS]) const {
     const float* low = path.low + tile * path.width + rank_at;
+    vf column[VECTORS];
     if (path.one) {
-      const F* b = path.b[0] + at;
       for (int64_t j = 0; j < path.rank; j++) {
-        vf column[VECTORS];
-        for (int v = 0; v < VECTORS; v++) column[v] = load(b + j * PANEL + v * VL);
+        rank_of(path.b[0] + at, j, column);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
           for (int v = 0; v < VECTORS; v++) acc[r][v] += all(low[r * path.width + j]) * column[v];
@@ -59,11 +71,11 @@ struct Expand {
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) {
-      const F* b = path.b[tile + r];
-      if (!b) continue;
-      b += at;
-      for (int64_t j = 0; j < path.rank; j++)
-        for (int v = 0; v < VECTORS; v++) acc[r][v] += all(low[r * path.width + j]) * load(b + j * PANEL + v * VL);
+      if (!path.b[tile + r]) continue;
+      for (int64_t j = 0; j < path.rank; j++) {
+        rank_of(path.b[tile + r] + at, j, column);
+        for (int v = 0; v < VECTORS; v++) acc[r][v] += all(low[r * path.width + j]) * column[v];
+      }
     }
   }
 };
@@ -127,7 +139,7 @@ static inline void project(int64_t rows, const Tile<F>* tiles, const F* w, int64
         const F* columns = w + p * in + (c - p) * Layout<F>::DEPTH;
         if (path.any)
           strip_rows<2>(n, tiles + t * tile, columns, PANEL, in, z + t * out + c, out,
-                        Expand<F>{path, t, c / width * rank_step, p * path.rank + c - p});
+                        Expand<F>{path, t, c / width * rank_step, p * path.whole + (c - p) * Layout<F>::DEPTH});
         else
           strip_rows<2>(n, tiles + t * tile, columns, PANEL, in, z + t * out + c, out);
       }
