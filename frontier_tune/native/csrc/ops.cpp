@@ -228,7 +228,7 @@ void experts_of(Tensor& out, const Tensor& x, const Tensor& ids, const Tensor& w
     check(slots.scalar_type() == ScalarType::Long && slots.is_contiguous() && slots.numel() >= g.T, op, "slots are contiguous int64 [T]");
     check(lora.dim() == 3 && rank > 0, op, "lora [S, E, what a slot has for an expert], of a positive rank");
     g.S = lora.size(0), g.R = rank, g.P = shared_a ? 1 : 2, g.lora = elements<F>(lora, op);
-    check(lora.size(1) == g.E && lora.size(2) == g.adapter_size(), op, "lora [S, E, A13 (H, 8n), B13 (2I, R), A2 (I, 8n), B2 (H, R)]");
+    check(lora.size(1) == g.E && lora.size(2) == g.adapter_size(), op, "lora [S, E, A13 (H, 8n), B13 (2I, R), A2 (I, 8n), B2 (H, R)]; in bfloat16 R is even there");
     g.slots = static_cast<const int64_t*>(slots.data_ptr());
     for (int64_t t = 0; t < g.T; t++) check(g.slots[t] >= -1 && g.slots[t] < g.S, op, "a slot is out of range");
   }
