@@ -80,6 +80,20 @@ struct Expand {
   }
 };
 
+// The same on top of a strip that has been stored.
+template <class F>
+struct ExpandStored {
+  Expand<F> expand;
+  const float* z;
+  int64_t stride;
+  template <int ROWS, int VECTORS>
+  __attribute__((always_inline)) void operator()(vf (&acc)[ROWS][VECTORS]) const {
+    for (int r = 0; r < ROWS; r++)
+      for (int v = 0; v < VECTORS; v++) acc[r][v] = load(z + r * stride + v * VL);
+    expand(acc);
+  }
+};
+
 // low[r] = A x of ROWS rows (columns of a tile), each with an A of its own.
 template <int ROWS, class F>
 static inline void shrink_apart(const Tile<F>* tile, const int64_t* row, const LowRank<F>& path, int64_t first_row, int64_t in) {
@@ -124,25 +138,32 @@ static inline void shrink(int64_t rows, const Tile<F>* tile, const LowRank<F>& p
 }
 
 // One projection of up to ROWS_AT_ONCE rows: z = x W^T, tile by tile under each panel, so that the panel is read once; the low-rank path
-// goes on top while a strip is in registers. `parts`: how many matrices (gate, up) lie one above the other, the second one's low-rank
+// goes on top while a strip is in registers, or (`far`) behind all products, so that the weights' loads follow one another. `parts`: how many matrices (gate, up) lie one above the other, the second one's low-rank
 // activations `rank_step` behind the first's.
 template <class F>
 static inline void project(int64_t rows, const Tile<F>* tiles, const F* w, int64_t in, int64_t out, const LowRank<F>& path, int64_t parts,
-                           int64_t rank_step, float* z) {
+                           int64_t rank_step, bool far, float* z) {
   const int64_t tile = in / Layout<F>::STEP, width = out / parts;
   if (path.any)
     for (int64_t t = 0; t < rows; t += MR) shrink(std::min<int64_t>(MR, rows - t), tiles + t * tile, path, t, in);
-  for (int64_t p = 0; p < out; p += PANEL)
-    for (int64_t t = 0; t < rows; t += MR)
-      for (int64_t c = p; c < p + PANEL; c += STRIP) {
-        const int64_t n = std::min<int64_t>(MR, rows - t);
-        const F* columns = w + p * in + (c - p) * Layout<F>::DEPTH;
-        if (path.any)
-          strip_rows<2>(n, tiles + t * tile, columns, PANEL, in, z + t * out + c, out,
-                        Expand<F>{path, t, c / width * rank_step, p * path.whole + (c - p) * Layout<F>::DEPTH});
-        else
-          strip_rows<2>(n, tiles + t * tile, columns, PANEL, in, z + t * out + c, out);
-      }
+  const auto strips = [&](const auto& each) __attribute__((always_inline)) {
+    for (int64_t p = 0; p < out; p += PANEL)
+      for (int64_t t = 0; t < rows; t += MR)
+        for (int64_t c = p; c < p + PANEL; c += STRIP) each(p, t, c, std::min<int64_t>(MR, rows - t), z + t * out + c);
+  };
+  const auto low = [&](int64_t p, int64_t t, int64_t c) {
+    return Expand<F>{path, t, c / width * rank_step, p * path.whole + (c - p) * Layout<F>::DEPTH};
+  };
+  const auto columns = [&](int64_t p, int64_t c) { return w + p * in + (c - p) * Layout<F>::DEPTH; };
+  if (path.any && !far)
+    return strips([&](int64_t p, int64_t t, int64_t c, int64_t n, float* to) {
+      strip_rows<2>(n, tiles + t * tile, columns(p, c), PANEL, in, to, out, low(p, t, c));
+    });
+  strips([&](int64_t p, int64_t t, int64_t c, int64_t n, float* to) { strip_rows<2>(n, tiles + t * tile, columns(p, c), PANEL, in, to, out); });
+  if (path.any)
+    strips([&](int64_t p, int64_t t, int64_t c, int64_t n, float* to) {
+      strip_rows<2>(n, tiles, w, PANEL, 0, to, out, ExpandStored<F>{low(p, t, c), to, out});
+    });
 }
 
 // Rows [in], wherever they lie, as tiles.
@@ -169,13 +190,13 @@ class VectorWorker {
     float *z = z_.get(), *low = low_.get();
     make_tiles<F>(rows, g.H, x_tiles.get(), [&, order = order](int64_t r) { return g.x + order[r] / g.K * g.H; });
     const LowRank<F> in(task, g, 0, g.b13_at(), g.P * g.R, low), down(task, g, g.a2_at(), g.b2_at(), g.R, low);
-    project(rows, x_tiles.get(), g.w13 + e * 2 * g.I * g.H, g.H, 2 * g.I, in, 2, (g.P - 1) * g.R, z);
+    project(rows, x_tiles.get(), g.w13 + e * 2 * g.I * g.H, g.H, 2 * g.I, in, 2, (g.P - 1) * g.R, far(g), z);
     for (int64_t r = 0; r < rows; r++) {
       float *gate = z + r * 2 * g.I, *up = gate + g.I;
       for (int64_t c = 0; c < g.I; c += VL) store(gate + c, silu(load(gate + c)) * load(up + c));
     }
     make_tiles<F>(rows, g.I, h_tiles.get(), [&](int64_t r) { return static_cast<const float*>(z) + r * 2 * g.I; });
-    project(rows, h_tiles.get(), g.w2 + e * g.H * g.I, g.I, g.H, down, 1, 0, z);
+    project(rows, h_tiles.get(), g.w2 + e * g.H * g.I, g.I, g.H, down, 1, 0, far(g), z);
     for (int64_t r = 0; r < rows; r++) std::memcpy(g.y + static_cast<int64_t>(order[r]) * g.H, z + r * g.H, g.H * sizeof(float));
   }
 

@@ -14,7 +14,6 @@ namespace FT_ISA {
 namespace amx {
 
 constexpr int64_t BLOCK = 16, CHUNK = 32;  // rows, and inputs, of a tile of activations
-constexpr int64_t FAR = int64_t{16} << 20;  // bytes of a layer's weights that no cache near a core keeps until the next step
 static_assert(VL == 16 && PANEL == 2 * VL && ROWS_AT_ONCE % BLOCK == 0);
 
 // Activations [rows, in] as tiles: [rows / BLOCK, in / CHUNK, BLOCK, CHUNK]. Where the chunk of row r lies that begins at input k.
@@ -197,7 +196,7 @@ class Worker {
   // additions and their order are the same in both ways.
   template <int PARTS, class Use>
   void project(int64_t rows, const bf16* tiles, int64_t in, const bf16* w, int64_t out, int64_t a_at, int64_t b_at, const Use& use_sums) {
-    if (any && (far || !one))
+    if (any && (!one || far(g)))
       apart<PARTS>(rows, tiles, in, w, out, a_at, b_at, use_sums);
     else
       together<PARTS>(rows, tiles, in, w, out, a_at, b_at, use_sums);
@@ -293,7 +292,6 @@ class Worker {
   const int64_t width;   // of low
   const Aligned high, rest;
   std::unique_ptr<float[]> sums;
-  const bool far = g.E * g.I * g.H * 3 * int64_t{sizeof(bf16)} > FAR;
   int64_t rows_in_use = 0, pairs_in_use = 0;
   bool any = false, one = false;  // of the task's rows: any has an adapter; all have the same, of which registers hold all ranks
   const bf16* own[ROWS_AT_ONCE];  // what each row has for the expert

@@ -18,6 +18,12 @@ struct Task {  // rows of one expert
   const int32_t* order;
 };
 
+// Whether a layer's weights are more than what a cache near a core keeps until the next step.
+template <class F>
+static inline bool far(const ExpertsArgs<F>& g) {
+  return g.E * g.H * g.I * 3 * int64_t{sizeof(F)} > int64_t{16} << 20;
+}
+
 // What row r of a task has for its expert; null: nothing.
 template <class F>
 static inline const F* adapter_of(const ExpertsArgs<F>& g, const Task<F>& task, int64_t r) {
