@@ -112,6 +112,13 @@ def forward(
     lora, rank, slots = _NONE, 0, _NO_SLOTS
     if adapters is not None and slot_T is not None:
         lora, rank, slots = adapters.tensor, adapters.rank, slot_T
-    ids, weights = expert_TK.to(torch.int32).contiguous(), weight_TK.to(torch.float32).contiguous()
-    torch.ops.frontier_tune.experts(out, x_TH.contiguous(), ids, weights, packed13, packed2, slots, lora, rank, False)
+    x, ids, weights = x_TH, expert_TK, weight_TK
+    # Asked first: one token takes microseconds, and each of these calls half of one even where there is nothing to do.
+    if ids.dtype is not torch.int32 or not ids.is_contiguous():
+        ids = ids.to(torch.int32).contiguous()
+    if weights.dtype is not torch.float32 or not weights.is_contiguous():
+        weights = weights.to(torch.float32).contiguous()
+    if not x.is_contiguous():
+        x = x.contiguous()
+    torch.ops.frontier_tune.experts(out, x, ids, weights, packed13, packed2, slots, lora, rank, False)
     return out
