@@ -59,7 +59,7 @@ def _columns(a_ERI: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _panels(b_EOR: Tensor, dtype: torch.dtype) -> Tensor:
-    """B [E, out, R] as [E, out / WIDTH, R, WIDTH], in which a panel's columns lie together; in bfloat16 two ranks side by side."""
+    """B [E, out, R] as [E, out / WIDTH, R, WIDTH], whose columns lie together; in bfloat16 two ranks side by side."""
     experts, out, rank = b_EOR.shape
     depth = _depth(dtype)
     b_EOR = F.pad(b_EOR, (0, -rank % depth)).to(dtype)
