@@ -30,7 +30,7 @@ TUNE  := .venv/bin/frontier-tune
 # Other projects' packages, seen by the tests that name this directory alone. Made again with .venv.
 PEERS := .venv/peers
 
-.PHONY: help setup tune tune-smoke eval test test-fast test-peers test-faults check base bench bench-algorithms report doctor clean
+.PHONY: help setup tune tune-smoke eval test test-fast test-peers test-faults check base bench bench-algorithms bench-stability report doctor clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -84,6 +84,9 @@ bench: $(READY) ## every benchmark, or BENCH="name ...": writes benchmarks/resul
 
 bench-algorithms: $(READY) ## every algorithm, three seeds each: hours, in slices (SLICES=2: two more runs)
 	$(PY) benchmarks/bench_algorithms.py $(if $(SLICES),--slices $(SLICES)) --json benchmarks/results/bench_algorithms.json
+
+bench-stability: $(READY) ## training with routing replay and without, three seeds each: hours, in slices
+	$(PY) benchmarks/moe_stability.py $(if $(SLICES),--slices $(SLICES)) --json benchmarks/results/moe_stability.json
 
 doctor: $(READY) ## what this machine has and lacks, and what that means
 	@$(TUNE) doctor

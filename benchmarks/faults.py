@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import harness  # noqa: E402
 
 SLOW = {"sampler": 0.1, "learner": 0.2}  # seconds of an exchange and of a learning step, to be killed in
-ENGINE_STEPS = 10
+ENGINE_STEPS = 40  # of half a second: the last kill has to find a run that goes on
 
 
 def campaigns(work: Path, kills: int) -> dict[str, Any]:

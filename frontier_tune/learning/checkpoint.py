@@ -40,11 +40,6 @@ def _finite(tensors: dict[str, Tensor], what: str) -> None:
         raise NotFinite(f"{what}: {len(bad)} tensors are not finite ({', '.join(bad[:3])}); nothing was written")
 
 
-def fingerprint(policy: Policy) -> str:
-    """Tells bases apart: the digest of the input embedding, which every training of a base changes."""
-    return canonical.digest(policy.peft.get_input_embeddings().weight)
-
-
 def save_adapter(policy: Policy, directory: Path) -> None:
     _finite(policy.state(), "adapter")
     directory.mkdir(parents=True, exist_ok=True)
@@ -68,7 +63,7 @@ def save(learner: Learner, directory: Path) -> None:
     state = {
         **{name: getattr(learner, name) for name in _COUNTERS},
         **learner.guard.counts(),
-        "base": fingerprint(learner.policy),
+        "base": learner.policy.fingerprint(),
         "coefficients": asdict(learner.coefficients),
         "optimizer_steps": steps,
         "digests": learner.digests(),
@@ -80,7 +75,7 @@ def load(learner: Learner, directory: Path) -> None:
     if not (directory / STATE).is_file():
         raise BadInput(f"{directory}: no learner state here (no {STATE})")
     state = json.loads((directory / STATE).read_text())
-    if state["base"] != fingerprint(learner.policy):
+    if state["base"] != learner.policy.fingerprint():
         raise BadInput(f"{directory}: this state belongs to another base than {learner.policy.base_dir}")
     adapter = load_file(str(directory / canonical.WEIGHTS))
     here = {name: t.shape for name, t in learner.policy.state().items()}

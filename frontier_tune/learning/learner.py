@@ -52,7 +52,8 @@ class Learner:
     def __init__(self, base_dir: str | Path, recipe: recipes.Recipe, seed: int | None = None, world: World | None = None) -> None:
         """Load the base and start an adapter that changes nothing yet (B = 0). Raises BadInput where they don't fit.
 
-        With a ``world`` this is one of several learners, which all get the same calls: each computes its share of a batch.
+        With a ``world`` this is one of several learners, which all get the same calls: each computes its share of a batch. Where
+        its base is split over them that goes for ``score``, too.
         """
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         if torch.get_num_threads() != recipe.learner.threads:
@@ -65,7 +66,8 @@ class Learner:
         self.device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         if world is not None:
             self.device = world.device
-        self.policy = Policy(base_dir, recipe.adapter, self.seed, _DTYPES[recipe.learner.dtype], self.device)
+        mesh = world.mesh if world is not None else None
+        self.policy = Policy(base_dir, recipe.adapter, self.seed, _DTYPES[recipe.learner.dtype], self.device, mesh)
         window, longest = getattr(self.policy.config, "sliding_window", None), recipe.sampler.max_model_len
         if window is not None and window < longest:
             raise BadInput(
@@ -261,21 +263,22 @@ class Learner:
         ``first``: none was applied in this step yet, so the routes are those of the policy that began it, and are counted.
         """
         self._zero_grad()
-        mine = [members[i] for i in self.passes.share(members)]
-        idle = not mine  # fewer sequences than learners: what is computed of one gives the names of the sums, and no more
         total, sums, rows, gap = 0.0, None, 0, 0.0
-        for _, b in self.passes.batches(mine or members[:1]):
-            with self.passes.timed("forward"), torch.set_grad_enabled(not idle):
+        for chosen, b in self.passes.rounds(members, least=1):
+            spare = not chosen  # nobody's: it gives the names of the sums, and the other learners their forward and backward
+            computes = not spare or self.passes.lockstep
+            with self.passes.timed("forward"), torch.set_grad_enabled(computes):
                 base = self.passes.base_run(b) if self.algorithm.needs_base else None
                 logprob, entropy, own_TLK = self.passes.policy_run(b)
                 loss, part = self.algorithm.loss(self._tokens(b, logprob, entropy, base), totals, self.coefficients)
-            if idle:
-                sums = {name: torch.zeros_like(value) for name, value in part.items()}
-                break
-            if first and self.replayer is not None and own_TLK is not None:
+            if first and not spare and self.replayer is not None and own_TLK is not None:
                 self.replayer.count(own_TLK, b, logprob.detach())
-            with self.passes.timed("backward"):
-                loss.backward()
+            if computes:
+                with self.passes.timed("backward"):
+                    self.passes.run_backward(loss, forget=self.guard.parameters if spare else ())
+            if spare:
+                sums = sums or {name: torch.zeros_like(value) for name, value in part.items()}
+                continue
             total += float(loss.detach())
             sums = part if sums is None else _added(sums, part)
             rows += b.packed.tokens_T.numel()

@@ -8,6 +8,23 @@ import platform
 # mallopt(3): free memory above this stays with the process; larger pieces than this come from the system one by one.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LIMIT = 2**31 - 1  # mallopt takes an int
+_LARGE = 2**20  # bytes
+
+
+def _mallopt(*settings: tuple[int, int]) -> bool:
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return all(libc.mallopt(key, value) for key, value in settings)
+
+
+def hand_back() -> bool:
+    """Hand freed pieces of a mebibyte and more back to the system at once; whether that was possible.
+
+    Where layers of a base come and go between activations, glibc's heap would fill the holes that they leave with small pieces,
+    so that the next layer has to be laid at its end: the process grew to ten times what it held.
+    """
+    return _mallopt((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _LARGE))
 
 
 def keep_freed() -> bool:
@@ -16,10 +33,7 @@ def keep_freed() -> bool:
     A step allocates the same large activations again and again. By default glibc gets each of them fresh from the kernel, which
     zeroes every page anew: about a tenth of a small model's step. The process holds its peak in return.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
     # The order matters: setting either switches glibc's own adaptation off, and older ones refuse more than 32 MiB here.
-    if not any(libc.mallopt(_M_MMAP_THRESHOLD, limit) for limit in (_LIMIT, 32 * 2**20)):
+    if not any(_mallopt((_M_MMAP_THRESHOLD, limit)) for limit in (_LIMIT, 32 * 2**20)):
         return False
-    return bool(libc.mallopt(_M_TRIM_THRESHOLD, _LIMIT))
+    return _mallopt((_M_TRIM_THRESHOLD, _LIMIT))

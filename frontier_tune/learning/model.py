@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.hooks import RemovableHandle
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as hf_logging
@@ -17,7 +18,8 @@ from transformers.utils import logging as hf_logging
 from frontier_tune.contracts import BadInput
 from frontier_tune.experts import canonical, families, lora_experts, selection
 from frontier_tune.experts.routing import trainer
-from frontier_tune.learning import attention, fused, memory
+from frontier_tune.learning import attention, fused, memory, shard
+from frontier_tune.learning.base_weights import BaseWeights
 from frontier_tune.learning.logprobs import token_logprobs
 from frontier_tune.learning.packing import Packed
 from frontier_tune.recipe import Adapter
@@ -26,16 +28,30 @@ from frontier_tune.recipe import Adapter
 class Policy:
     """A frozen base with a trainable adapter. ``named_parameters()`` are the adapter's alone, in a stable order."""
 
-    def __init__(self, base_dir: str | Path, adapter: Adapter, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        base_dir: str | Path,
+        adapter: Adapter,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        mesh: DeviceMesh | None = None,
+    ) -> None:
         """Load the base of ``base_dir`` and put a fresh adapter on it: A drawn from ``seed``, B zero, always in float32.
+
+        With a ``mesh`` the base is split over its ranks, which must then run their forwards and backwards together (shard).
 
         Raises:
             BadInput: no base there, a dense or unsupported one, or LoRA targets that match nothing.
         """
         self.base_dir = str(Path(base_dir).resolve())
         if device.type == "cpu":
-            memory.keep_freed()
-        causal = _load_base(self.base_dir, dtype)
+            memory.keep_freed() if mesh is None else memory.hand_back()
+        self._fingerprint: str | None = None
+        if mesh is None:
+            causal = _load_base(self.base_dir, dtype)
+        else:
+            causal, self._fingerprint = _load_shard(self.base_dir, dtype, device, mesh)
         self.config = causal.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -45,13 +61,18 @@ class Policy:
         fused.install(self.peft)
         if device.type == "cpu":  # the sampler's plugin routes by the same op there, and by vLLM's own elsewhere
             trainer.install(self.peft, strict=False)  # NaN logits make a loss of NaN, which the learner skips and counts
-        self.peft.eval().to(device)  # eval: no dropout, no router jitter; gradients flow all the same
+        self.peft.eval()  # no dropout, no router jitter; gradients flow all the same
+        if mesh is None:
+            self.peft.to(device)
         self.device = device
         self.rank, self.scaling = adapter.rank, adapter.alpha / adapter.rank
         self.selection: selection.Selection | None = None  # the experts that learn; None: all
         self.confined: list[RemovableHandle] = []  # what keeps the other experts from learning
         self._backbone: nn.Module = causal.model
-        self._head: Tensor = causal.lm_head.weight
+        head: Tensor = causal.lm_head.weight
+        self._project: Callable[..., tuple[Tensor, Tensor]] = lambda hidden, *rest: token_logprobs(hidden, head, *rest)
+        if mesh is not None:
+            self._project = shard.projection(causal, token_logprobs)
         self._rows: Tensor | None = None
         self.whole = False  # run the last MLP on all rows, whichever are needed
         _limit_rows(self._backbone, lambda: self._rows, self.last_rows)
@@ -72,7 +93,11 @@ class Policy:
         hidden = output.last_hidden_state[0]
         if needed.numel() < rows.numel():
             hidden = hidden.index_select(0, place)
-        return token_logprobs(hidden, self._head, targets, temperature)
+        return self._project(hidden, targets, temperature)
+
+    def fingerprint(self) -> str:
+        """Tells bases apart: the digest of the input embedding, which every training of a base changes."""
+        return self._fingerprint or canonical.digest(self.peft.get_input_embeddings().weight)
 
     def last_rows(self) -> Tensor | None:
         """The rows that the last MLP is run on; None for all."""
@@ -115,10 +140,7 @@ class Policy:
 
 
 def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
-    if not (Path(base_dir) / "config.json").is_file():
-        raise BadInput(f"base: {base_dir} holds no model (no config.json); give a directory in transformers' format")
-    config = AutoConfig.from_pretrained(base_dir, local_files_only=True)
-    families.moe_shape(config)  # refuses dense and unknown bases before weights are read
+    _config(base_dir)
     bar = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -132,6 +154,32 @@ def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
     if problems:
         shown = "; ".join(f"{len(v)} {k.split('_')[0]} ({', '.join(v[:3])})" for k, v in problems.items())
         raise BadInput(f"base: the weights in {base_dir} don't fit its config.json: {shown}")
+    return _frozen(model, base_dir)
+
+
+def _load_shard(base_dir: str, dtype: torch.dtype, device: torch.device, mesh: DeviceMesh) -> tuple[Any, str]:
+    """This rank's share of a base, and the whole base's fingerprint."""
+    config = _config(base_dir)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
+    model = _frozen(model, base_dir)
+    shard.shard(model, mesh)
+    with BaseWeights(base_dir) as weights:
+        shard.load(model, weights, dtype, device)
+        return model, shard.digest(weights, "model.embed_tokens.weight", dtype)
+
+
+def _config(base_dir: str) -> Any:
+    if not (Path(base_dir) / "config.json").is_file():
+        raise BadInput(f"base: {base_dir} holds no model (no config.json); give a directory in transformers' format")
+    config = AutoConfig.from_pretrained(base_dir, local_files_only=True)
+    families.moe_shape(config)  # refuses dense and unknown bases before weights are read
+    return config
+
+
+def _frozen(model: Any, base_dir: str) -> nn.Module:
+    """Raises BadInput where it has what the learner doesn't compute."""
+    config = model.config
     if any(hasattr(m, "sinks") for m in model.modules()):
         raise BadInput(f"base: {base_dir} has attention sinks ({config.model_type}), which the learner does not support")
     if getattr(model.lm_head, "bias", None) is not None or getattr(config, "final_logit_softcapping", None):

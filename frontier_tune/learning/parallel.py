@@ -17,25 +17,43 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.learning import packing
 
+_LOOPBACK = "frontier_tune_loopback"  # gloo, by a name of its own in torch's registry of backends
+
+
+def _gloo(store: dist.Store, rank: int, size: int, timeout: timedelta) -> Any:
+    options = dist.ProcessGroupGloo._Options()
+    options._timeout = timeout
+    # Loopback by name: gloo would look the host's name up, and listen where others can reach it.
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+    return dist.ProcessGroupGloo(store, rank, size, options)
+
 
 @dataclass(frozen=True)
 class World:
-    """One rank of ``size``. Every method but ``share`` is a collective: all ranks call it, in the same order."""
+    """One rank of ``size``. Every method but ``share`` is a collective: all ranks call it, in the same order.
+
+    ``mesh``: the same ranks as FSDP2 takes them, where the base is split over them; else None.
+    """
 
     rank: int
     size: int
     device: torch.device
     _group: Any
+    mesh: DeviceMesh | None = None
 
     @classmethod
-    def join(cls, rank: int, size: int, rendezvous: str | Path, device: torch.device, timeout_s: float = 600.0) -> World:
+    def join(
+        cls, rank: int, size: int, rendezvous: str | Path, device: torch.device, timeout_s: float = 600.0, sharded: bool = False
+    ) -> World:
         """Meet the other ranks of this machine by a file that none of them has made before: nccl for GPUs, gloo for CPUs.
 
         Blocks until all have come. A rank that dies or hangs makes the others raise within ``timeout_s`` seconds of waiting.
+        With ``sharded`` there is a ``mesh``, whose ranks torch wants to be the process's own: one such world a process.
         """
         if not 0 <= rank < size:
             raise ValueError(f"rank {rank} of {size}")
@@ -44,14 +62,18 @@ class World:
             if not dist.is_nccl_available():
                 raise BadInput("placement.learners: this torch has no nccl, which learners on GPUs need; set it to 1")
             torch.cuda.set_device(device)
+        if sharded:
+            if device.type == "cpu":
+                dist.Backend.register_backend(_LOOPBACK, _gloo, devices=["cpu"])
+            backend = "nccl" if device.type == "cuda" else _LOOPBACK
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+            group = dist.group.WORLD
+            return cls(rank, size, device, group, DeviceMesh.from_group(group, device.type))
+        if device.type == "cuda":
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
             return cls(rank, size, device, dist.ProcessGroupNCCL(store, rank, size, options))
-        options = dist.ProcessGroupGloo._Options()
-        options._timeout = timeout
-        # Loopback by name: gloo would look the host's name up, and listen where others can reach it.
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
-        return cls(rank, size, device, dist.ProcessGroupGloo(store, rank, size, options))
+        return cls(rank, size, device, _gloo(store, rank, size, timeout))
 
     def share(self, keys: Sequence[Sequence[int]], groups: Sequence[int] | None) -> list[int]:
         """Indexes of this rank's sequences: whole groups where prefixes are shared, by number of rows as even as they come.
@@ -88,6 +110,14 @@ class World:
         )
         for p, total, has in zip(every, sums, anywhere.tolist(), strict=True):
             p.grad = total.view_as(p) if has else None
+
+    def most(self, count: int) -> int:
+        """The largest of all ranks' counts."""
+        every = np.zeros(self.size, np.int32)
+        every[self.rank] = count
+        arrays = [every]
+        self.add_arrays(arrays)
+        return int(arrays[0].max())
 
     def add_numbers(self, values: Sequence[float]) -> list[float]:
         """Each number's sum over all ranks, in float64."""

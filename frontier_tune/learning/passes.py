@@ -64,19 +64,44 @@ class Passes:
         keys = self.keys(members) if keys is None else keys
         return collate(members, self.device, attention.shares_prefixes(self.device), keys, forced)
 
-    def batches(self, members: Sequence[Sample]) -> Iterator[tuple[list[int], Batch]]:
-        """Micro-batches: which members each holds, and their pack."""
-        keys = self.keys(members)
-        for chosen in plan(keys, self.groups(members), self.rows):
-            with self.timed("pack"):
-                batch = self.batch([members[i] for i in chosen], [keys[i] for i in chosen])
-            yield chosen, batch
-
     def share(self, members: Sequence[Sample]) -> list[int]:
         """Which of the members this learner computes: all, where it is the only one."""
         if self.world is None:
             return list(range(len(members)))
         return self.world.share(self.keys(members), self.groups(members))
+
+    def rounds(self, members: Sequence[Sample], least: int = 0) -> Iterator[tuple[list[int], Batch]]:
+        """Micro-batches of this learner's share: which of the members each holds, and their pack; ``least`` so many.
+
+        Where the base is split over learners each forward and backward of one needs all others', and a learner that ran fewer
+        would leave them waiting: all agree on the most that any has before the first, and the rest are batches of nobody,
+        ``[]``, to be run like any other and forgotten. So is what fills up to ``least``.
+        """
+        mine = self.share(members)
+        keys = self.keys(members)
+        groups = self.groups(members)
+        chosen = plan([keys[i] for i in mine], None if groups is None else [groups[i] for i in mine], self.rows)
+        spare = max(least, self.world.most(len(chosen)) if self.lockstep and self.world else 0) - len(chosen)
+        for part in [[mine[i] for i in part] for part in chosen]:
+            with self.timed("pack"):
+                batch = self.batch([members[i] for i in part], [keys[i] for i in part])
+            yield part, batch
+        for _ in range(spare):
+            yield [], self.batch([min(members, key=lambda s: len(s.tokens))])
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether learners need each other's forwards and backwards."""
+        return self.world is not None and self.world.mesh is not None
+
+    def run_backward(self, loss: Tensor, forget: Sequence[Tensor] = ()) -> None:
+        """``loss.backward()``, after which the parameters in ``forget`` have the gradients that they had before."""
+        before = [p.grad for p in forget]
+        for p in forget:
+            p.grad = None
+        loss.backward()
+        for p, grad in zip(forget, before, strict=True):
+            p.grad = grad
 
     def policy_run(self, b: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Log-probability and entropy, [M] each, and the routers' own choice where it is watched."""
@@ -105,11 +130,9 @@ class Passes:
         if record and self.replayer is not None:
             shape, dtype = self.replayer.shape, self.replayer.dtype
             routes = [np.zeros((len(s.tokens), *shape), dtype) for s in members]
-        mine = self.share(members)
         self.policy.whole = record
         try:
-            for chosen, b in self.batches([members[i] for i in mine]):
-                where = [mine[i] for i in chosen]
+            for where, b in self.rounds(members):
                 lengths = [len(members[i].target) for i in where]
                 with self.timed("forward"):
                     own_TLK = None
@@ -117,6 +140,8 @@ class Passes:
                         logprob_M = self.base_run(b)
                     else:
                         logprob_M, _, own_TLK = self.policy_run(b)
+                if not where:
+                    continue
                 _fill(logprob, where, logprob_M, lengths)
                 if critic and value is not None:
                     _fill(value, where, critic.values(b.rows_M), lengths)

@@ -40,7 +40,7 @@ def _world(recipe: Recipe, rank: int, size: int, rendezvous: str) -> Any:
     if cuda and size > torch.cuda.device_count():
         raise BadInput(f"placement.learners: {size}, one GPU each, but this machine has {torch.cuda.device_count()}; lower it")
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")
-    return World.join(rank, size, rendezvous, device)
+    return World.join(rank, size, rendezvous, device, sharded=recipe.placement.shard_base)
 
 
 class Follower(LearnerActor):
@@ -53,10 +53,12 @@ class Follower(LearnerActor):
 class LearnerGroup(LearnerActor):
     """The learner of rank 0, for all of them: what ``LearnerActor`` does, by ``size`` learners.
 
-    Before an adapter or a state is written all learners must hold the same one: GateFailed where they have diverged.
+    Before an adapter or a state is written all learners must hold the same one: GateFailed where they have diverged. Where the
+    base is split over them whatever runs it is done by all, else what changes nothing by this one alone.
     """
 
     def __init__(self, base_dir: str, recipe: Recipe, log: str | None, size: int) -> None:
+        self._sharded = recipe.placement.shard_base
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # they meet in a file
         follower = ray.remote(Follower).options(num_cpus=0, num_gpus=0, max_restarts=0, scheduling_strategy=beside)
         self._met_in = tempfile.mkdtemp(
@@ -99,6 +101,12 @@ class LearnerGroup(LearnerActor):
         shutil.rmtree(self._met_in, ignore_errors=True)
         return found
 
+    def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]:
+        if not self._sharded:
+            return super().score(sequences, adapter_dir)
+        found: list[list[float]] = self._together("score", sequences, adapter_dir)
+        return found
+
     def load(self, directory: str) -> None:
         self._together("load", directory)
 
@@ -113,11 +121,11 @@ class LearnerGroup(LearnerActor):
         self._agree()
         super().save(directory)
 
-    def _together(self, method: str, argument: Any) -> Any:
-        shared = ray.put(argument)
-        refs = [getattr(other, method).remote(shared) for other in self._others]
+    def _together(self, method: str, *arguments: Any) -> Any:
+        shared = [ray.put(argument) for argument in arguments]
+        refs = [getattr(other, method).remote(*shared) for other in self._others]
         try:
-            mine = getattr(super(), method)(argument)
+            mine = getattr(super(), method)(*arguments)
         except RuntimeError as e:  # of a collective whose other side is gone; or its own, for which the others wait in vain
             try:
                 self._answers(refs)

@@ -216,13 +216,17 @@ class Overlapped:
         return lane.batch(tickets)
 
     def _issue(self, *names: str) -> None:
-        for lane in (self._lanes[n] for n in names):
-            self._put(lane, lane.window.issue(self._version))
+        """What there is room for, in the order in which steps will want it: all kinds of one step before any of the next."""
+        lanes = [self._lanes[n] for n in names]
+        tickets = [(lane, t) for lane in lanes for t in lane.window.issue(self._version)]
+        self._put(sorted(tickets, key=lambda lt: lt[1].position // lt[0].plan.groups_per_step))
 
-    def _put(self, lane: _Lane, tickets: Sequence[Ticket]) -> None:
-        groups = [Group(f"{lane.name}/{t.position}/{t.attempt}", lane.name, lane.specs(t.position)) for t in tickets]
-        for ticket, group in zip(tickets, groups, strict=True):
+    def _put(self, tickets: Sequence[tuple[_Lane, Ticket]]) -> None:
+        groups = []
+        for lane, ticket in tickets:
+            group = Group(f"{lane.name}/{ticket.position}/{ticket.attempt}", lane.name, lane.specs(ticket.position))
             self._ledger.issue(group.specs, _KINDS[lane.name], ticket.attempt)
+            groups.append(group)
         if groups:
             self._streams.put(groups)
 
@@ -231,7 +235,7 @@ class Overlapped:
         self._streams.drop([f"{lane.name}/{t.position}/{t.attempt}" for t in overdue if t.played is None])
         self._dropped += len(overdue)
         self._wasted += sum(t.sampled_tokens for o in overdue if o.played for t in o.played.trajectories)
-        self._put(lane, [lane.window.open[t.position] for t in overdue])
+        self._put([(lane, lane.window.open[t.position]) for t in overdue])
 
     def _wait(self, done: Callable[[], bool]) -> None:
         self._every()

@@ -32,6 +32,7 @@ CONTINUED = 8  # tokens sampled after each probe
 NOISE_FACTOR = 8.0  # as the policy sharpens and routes shift, rounding differences of two engines grow from those at start
 FLOOR = {"float32": 1e-3, "bfloat16": 2e-2}  # nats a token; a smaller difference of two engines means nothing
 CEILING = {"float32": 0.02, "bfloat16": 0.2}  # more than this at start is no noise: two different models
+CANARY_EFFECT = {"float32": 10.0, "bfloat16": 6.0}  # tolerances that the canary must move the probe by, at least
 CANARY_SHARE = 0.05  # of the canary's effect may differ between the sides; every fault of form moves far more
 PROBE_TOKENS = 288  # a probe spans more than one block of the KV cache (128 tokens on CPU), or the prefix cache stays unseen
 CANARY_VERSIONS = 1_000_000_000  # canaries take versions out of the way of the policy's
@@ -171,7 +172,7 @@ class ParityGate:
         effect = _mean(
             [abs(a - b) for before, after in zip(base, moved, strict=True) for a, b in zip(before, after, strict=True)]
         )
-        if effect < 10 * self._limit:
+        if effect < CANARY_EFFECT[self.dtype] * self._limit:
             raise GateFailed(f"parity: the canary moves the probe by {effect:.3g} nats a token: too little at {self._limit:.3g}")
         if gap > max(self._limit, CANARY_SHARE * effect):
             raise GateFailed(

@@ -26,6 +26,10 @@ def idle(recipe: Recipe) -> list[str]:
             "algorithm.replay: learner has no effect at one update a step, whose routes are its own; raise algorithm.minibatches "
             "or algorithm.epochs, or take it out"
         )
+    if placement.shard_base and placement.learners == 1:
+        found.append("placement.shard_base: it has no effect on a single learner; raise placement.learners, or take it out")
+    if recipe.sampler.head_dtype == recipe.sampler.dtype:
+        found.append("sampler.head_dtype: float32 has no effect at dtype: float32; set sampler.dtype: bfloat16, or take it out")
     if not placement.gpus_per_node:
         for key in ("gpu_memory_gib", "node_memory_gib", "layout"):
             if getattr(placement, key) != type(placement).model_fields[key].default:

@@ -67,6 +67,10 @@ class Learner(Section):
 
 class Sampler(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
+    head_dtype: Literal["model", "float32"] = Field(
+        "model",
+        description="Of the projection to logits; float32 leaves less rounding between a bfloat16 sampler and its learner",
+    )
     max_model_len: int = Field(1024, ge=64)
     max_sequences: int = Field(128, ge=1)
     kv_cache_mb: int = Field(512, ge=16)

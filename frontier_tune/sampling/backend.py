@@ -148,6 +148,7 @@ class Backend:
             kv_cache_memory_bytes=sampler.kv_cache_mb * 2**20,
             enable_prefix_caching=sampler.prefix_caching,
             **self._cpu_choices(),
+            hf_overrides={} if sampler.head_dtype == "model" else {"head_dtype": sampler.head_dtype},
             enforce_eager=True,
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,

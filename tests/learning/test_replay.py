@@ -149,6 +149,21 @@ def test_replay_of_the_learners_own_routes_holds_them_over_a_steps_updates(bases
     assert all(torch.equal(t, batch.forced_TLK) for t in taken if t is not None)
 
 
+def test_the_learners_own_routes_change_no_mismatch_before_the_first_update(bases, recipe, episodes) -> None:
+    """They are the ones that it takes anyway: only the sampler's routes can bring it closer to the sampler."""
+    played, advantages = episodes()
+    routed(played)
+    forced = perturbed(Learner(bases(), recipe("algorithm.replay=sampler")))
+    as_sampled(forced, played)
+    found = {}
+    for mode in ("none", "learner", "sampler"):
+        settings = (f"algorithm.replay={mode}", "sampler.routes=true", "algorithm.epochs=2", "algorithm.proximal=learner")
+        found[mode] = perturbed(Learner(bases(), recipe(*settings))).update(played, advantages)
+    names = ("kl_sampler", "kl_sampler_flipped", "route_flips", "logprob_gap")
+    assert all(found["learner"][n] == pytest.approx(found["none"][n], rel=1e-4) for n in names)
+    assert found["sampler"]["kl_sampler"] < 1e-3 * found["none"]["kl_sampler"]
+
+
 @pytest.mark.parametrize(
     "spoil,message",
     [

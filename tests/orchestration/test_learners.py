@@ -71,6 +71,25 @@ def test_the_first_ones_own_failure_is_not_laid_at_anothers_door(monkeypatch) ->
         group.learn([])
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_all_score_where_each_has_a_share_of_the_base_alone(monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    class Other:
+        class score:
+            @staticmethod
+            def remote(*arguments: object) -> str:
+                asked.append(arguments)
+                return "ref"
+
+    monkeypatch.setattr(LearnerActor, "score", lambda self, sequences, adapter_dir: [[-1.0]])
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray, "get", lambda ref, timeout: [[-1.0]])
+    group = LearnerGroup.__new__(LearnerGroup)
+    group._others, group._sharded = [Other], shared
+    assert group.score([[1, 2]], "adapter") == [[-1.0]] and asked == ([([[1, 2]], "adapter")] if shared else [])
+
+
 @pytest.mark.slow
 def test_a_group_is_one_learner_until_it_diverges_or_loses_one(tmp_path, monkeypatch) -> None:
     from frontier_tune.learning.learner import Learner

@@ -260,3 +260,13 @@ def test_a_canary_never_becomes_the_policy_that_episodes_are_asked_of() -> None:
         ("release", canary),
         ("exchange", [], "gate", None),
     ]
+
+
+def test_groups_are_issued_in_the_order_in_which_steps_want_them(tmp_path: Path) -> None:
+    """Sampler and environments take them in turn: a step's general groups must not stand behind later steps' of the workflow."""
+    streams = FakeStreams()
+    loop = overlapped(tmp_path, streams, [], rehearsal=True, staleness=1)
+    loop.source.workflow(0)
+    step = ["workflow/{}/0", "workflow/{}/0", "workflow/{}/0", "general/{}/0"]
+    numbers = [0, 1, 2, 0, 3, 4, 5, 1]
+    assert streams.issued == [name.format(n) for name, n in zip(step * 2, numbers, strict=True)]

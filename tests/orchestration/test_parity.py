@@ -187,6 +187,20 @@ def test_a_canary_that_moves_nothing_proves_nothing() -> None:
         ParityGate(learner, FakeSampler(learner), PROBES, "float32").start(1, "v1", "canary")
 
 
+def test_the_canary_is_heard_above_the_rounding_of_bfloat16() -> None:
+    """Two hundredths of a nat a token at start are sound there, and eight times that is the tolerance."""
+    for noise, heard in ((0.04, True), (0.08, False)):
+        learner = FakeLearner()
+        gate = ParityGate(learner, FakeSampler(learner, noise=noise), PROBES, "bfloat16")
+        learner.save_adapter("v1")
+        if heard:
+            found = gate.start(1, "v1", "canary")
+            assert 6 < found["canary_effect"] / found["tolerance"] < 10
+        else:
+            with pytest.raises(GateFailed, match="too little"):
+                gate.start(1, "v1", "canary")
+
+
 def test_tolerance_of_the_recipe_or_a_resumed_run_is_kept() -> None:
     learner = FakeLearner()
     gate = ParityGate(learner, FakeSampler(learner), PROBES, "float32", tolerance=0.05)

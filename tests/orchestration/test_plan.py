@@ -10,7 +10,8 @@ import pytest
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput
 from frontier_tune.orchestration import base, dry_run, plan, preflight
-from frontier_tune.orchestration.plan import cache, machine, placement, sizes, work
+from frontier_tune.orchestration.plan import cache, capability, machine, placement, sizes, work
+from frontier_tune.recipe import idle
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -154,10 +155,25 @@ def test_a_colocated_gpu_holds_sampler_and_learner() -> None:
 
 
 def test_sharding_splits_the_base_and_nothing_else() -> None:
+    """What is split comes back a layer at a time; vectors and routers are whole everywhere."""
     whole, split = (planned(PRODUCTION / "olmoe_7b_8gpu.yaml", f"placement.shard_base={flag}") for flag in ("false", "true"))
     part = {n: {x.name: x.bytes for x in p.placed[0].actor.device} for n, p in (("whole", whole), ("split", split))}
-    assert part["split"]["base"] == -(-part["whole"]["base"] // 4)
+    p = whole.subject.parameters
+    assert part["split"]["base"] == part["whole"]["base"] // 4 + (p.vector + p.router) * 2 * 3 // 4
     assert all(part["split"][n] == b for n, b in part["whole"].items() if n != "base")
+    layer = (p.experts + p.attention) * 2 // 16
+    assert part["split"].keys() - part["whole"].keys() == {"whole layers of the base in use"}
+    assert part["split"]["whole layers of the base in use"] <= 2 * layer
+    assert "placement.shard_base" not in " ".join(split.missing)
+
+
+def test_what_a_split_base_cannot_have_yet() -> None:
+    file = PRODUCTION / "deepseek_v3_cluster.yaml"
+    assert any("placement.learners" in line for line in planned(file).missing)  # 32 of them, 8 GPUs a node
+    recipe = recipes.load(PRODUCTION / "qwen3_30b_a3b_8gpu.yaml", ["warm_start.sft.traces=x"])
+    assert any("warm_start" in line for line in capability.missing(recipe, config("Qwen3-30B-A3B")))
+    with pytest.raises(BadInput, match=r"placement\.shard_base.*single learner"):
+        idle.check(recipes.parse({"placement": {"shard_base": True}}))
 
 
 def test_256k_tokens_can_be_planned() -> None:

@@ -31,6 +31,7 @@ def test_shipped_recipes_have_none(path: Path) -> None:
         (("adapter.attention=false", "adapter.targets=[q_proj]"), "adapter.attention: false"),
         (("warm_start.allow_model_output=[gpt]",), "warm_start.allow_model_output"),
         (("algorithm.replay=learner",), "algorithm.replay: learner"),
+        (("sampler.head_dtype=float32",), "sampler.head_dtype"),
         (("placement.gpu_memory_gib=80",), "placement.gpu_memory_gib"),
         (("placement.node_memory_gib=20", "placement.gpus_per_node=0"), "placement.node_memory_gib"),
         (("placement.layout=disaggregated",), "placement.layout"),
@@ -50,6 +51,7 @@ def test_one_that_is_set_in_vain_is_named(overrides: tuple[str, ...], key: str) 
         ("warm_start.evaluate=true", "warm_start.sft.traces=t"),
         ("adapter.targets=[q_proj]", "adapter.experts=false"),
         ("algorithm.replay=learner", "algorithm.epochs=2"),
+        ("sampler.head_dtype=float32", "sampler.dtype=bfloat16"),
         ("placement.learner_tokens_per_second=9", "placement.sampler_tokens_per_second=9"),
     ],
 )

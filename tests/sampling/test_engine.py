@@ -6,9 +6,10 @@ import threading
 import pytest
 import torch
 
+from frontier_tune import recipe
 from frontier_tune.contracts import BadInput, Blame, Request, SamplingParams
 from frontier_tune.experts import canonical
-from frontier_tune.sampling.engine import EngineFailed
+from frontier_tune.sampling.engine import EngineFailed, VLLMSampler
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -50,6 +51,21 @@ def test_scores_are_those_of_transformers_and_peft(setups, family, dtype, bound)
     want = canonical.digests(canonical.load(path, s.config, getattr(torch, dtype)))
     assert s.sampler.resident(version) == want
     assert s.sampler.resident(0) == {}
+
+
+def off_grid(sampler):
+    """How far differences of logits are from multiples of 2^-16, in those: next to 0 where logits are bfloat16, else 1/4."""
+    last = torch.tensor([row[-1] for row in sampler.score([[*SEQUENCES[0], t] for t in range(2, 66)], 0)], dtype=torch.float64)
+    steps = (last - last[0]) * 2**16
+    return float((steps - steps.round()).abs().mean())
+
+
+def test_a_head_in_float32_does_not_round_logits(setups):
+    s = setups("qwen3_moe", "bfloat16")
+    section = recipe.Sampler(dtype="bfloat16", head_dtype="float32", max_model_len=300, kv_cache_mb=16, threads=1)
+    with VLLMSampler(s.base, section, log_file=s.root / "head.log") as sampler:
+        assert off_grid(sampler) > 0.15 and off_grid(s.sampler) < 0.06
+        assert gap(sampler.score(SEQUENCES), s.reference(SEQUENCES, adapter=False)) < 2e-2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

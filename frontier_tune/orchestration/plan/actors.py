@@ -80,20 +80,19 @@ def learner_need(s: Subject, device: str, learners: int = 1) -> activations.Need
 def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = False) -> list[Part]:
     """The learner's memory where its model is."""
     r = s.recipe
-    base = s.parameters.total * BYTES[r.learner.dtype]
+    base = (kept_by_one(s.parameters, learners) if sharded else s.parameters.total) * BYTES[r.learner.dtype]
     found = learner_need(s, device, learners)
     beyond = max(0, found.peak - s.adapter * 4)  # the gradient is in the row before, whether it is there at the peak or not
     parts = [
-        Part("base", -(-base // learners) if sharded else base, "placement.shard_base" if learners > 1 else "learner.dtype"),
+        Part("base", base, "placement.shard_base" if learners > 1 else "learner.dtype"),
         Part("adapter, gradient, two moments", s.adapter * 4 * 4, "adapter.rank"),
         *([Part("state to go back to", s.adapter * 4 * 3, "learner.rollbacks")] if r.learner.rollbacks else []),
         Part("activations of a micro-batch", beyond, "learner.tokens_per_microbatch"),
     ]
     if device == "cpu":
-        parts += retained(found, r.learner.dtype)
-    if sharded:  # a layer is put together while it is used, and the next one on its way
-        layer = (base - (s.parameters.embedding + s.parameters.head) * BYTES[r.learner.dtype]) // s.sizes.moe.depth
-        parts.append(Part("two whole layers of the base", 2 * layer, "placement.shard_base"))
+        parts += retained(found, r.learner.dtype, sharded)
+    if sharded:
+        parts.append(Part("whole layers of the base in use", gathered(s, found, device), "placement.shard_base"))
     if r.algorithm.name == "ppo":
         width = s.sizes.hidden
         critic = (width * width + 2 * width + 1) * 4 * 4 + 2 * 4 * width * microbatch(r, s.work, learners)
@@ -101,12 +100,38 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
     return parts
 
 
-def retained(need: activations.Need, dtype: str) -> list[Part]:
+def kept_by_one(p: Parameters, learners: int) -> int:
+    """Parameters of a split base that each learner keeps: an even share of the matrices (learning.shard), and all of the rest."""
+    whole = p.vector + p.router
+    return -(-(p.total - whole) // learners) + whole
+
+
+def gathered(s: Subject, need: activations.Need, device: str) -> int:
+    """By how much the learner's fullest moment grows where what it uses of the base has to be put together first.
+
+    In forward a layer lies there twice (as it came, and as its parameters), in backward with the next one that is on its way; on
+    a CPU gloo has a copy besides while it gathers. The vocabulary's matrix is there twice in forward, once in backward, and with
+    the last layer where it serves as input and output.
+    """
+    z, p, width = s.sizes, s.parameters, BYTES[s.recipe.learner.dtype]
+    moe = p.experts // len(z.moe.layers) + 3 * z.hidden * z.shared_width
+    dense = 3 * z.hidden * z.dense_width if len(z.moe.layers) < z.moe.depth else 0
+    layer = (p.attention // z.moe.depth + max(moe, dense)) * width
+    head = p.embedding * width  # as large as the output embedding, tied or not
+    more = {"logits, forward": 2 * head, "logits, backward": head + (0 if p.head else layer), "optimizer": 0}
+    layers = (3 if device == "cpu" else 2) * layer
+    moments = [held + more.get(moment, layers) for moment, held in need.moments.items()]
+    return max(*moments, 2 * head) - need.peak
+
+
+def retained(need: activations.Need, dtype: str, sharded: bool = False) -> list[Part]:
     """What the learner's process on a CPU holds beyond its tensors, once a micro-batch has gone through it.
 
-    Freed memory stays with the process (learning.memory), and an aligned allocation does not fill every hole of its size.
+    Freed memory stays with the process (learning.memory), and an aligned allocation does not fill every hole of its size. With a
+    split base it goes back to the system.
     """
-    parts = [Part("pieces that freed memory leaves", need.holes, "learner.tokens_per_microbatch", exact=False)]
+    holes = Part("pieces that freed memory leaves", need.holes, "learner.tokens_per_microbatch", exact=False)
+    parts = [] if sharded else [holes]
     if dtype != "float32":
         parts.append(Part("oneDNN's kernels", ONEDNN_KERNELS, "learner.dtype", exact=False))
     return parts

@@ -14,6 +14,7 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
     """One line each: what is missing, and the key that asks for it. Empty where the recipe can run as it is."""
     p = recipe.placement
     gpus = p.gpus if p.gpus_per_node is not None else len(machine.gpus())
+    warm = recipe.warm_start.sft is not None or recipe.warm_start.dpo is not None
     several = p.samplers > 1 or p.address is not None
     asked = {
         "placement.samplers": (several and gpus > 0, "a GPU of its own for each of several samplers: all would take the first"),
@@ -22,7 +23,11 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
             "the same bytes at every try: of several samplers whichever is freer takes a request",
         ),
         "placement.tensor_parallel": (p.tensor_parallel > 1, "splitting a sampler over GPUs: it runs in one process"),
-        "placement.shard_base": (p.shard_base, "splitting the base over learners (FSDP2): each holds all of it"),
+        "warm_start": (p.shard_base and warm, "a warm start on a split base: its trainers hold all of it in one process"),
+        "placement.learners": (
+            bool(p.gpus_per_node) and p.learners > (p.gpus_per_node or 0),
+            f"{p.learners} learners on several nodes: they meet in a file of one machine",
+        ),
         "learner.activation_checkpointing": (
             recipe.learner.activation_checkpointing,
             "computing activations again in backward: the learner keeps all of them",
