@@ -32,7 +32,10 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
             recipe.learner.activation_checkpointing,
             "computing activations again in backward: the learner keeps all of them",
         ),
-        "placement.episode_actors": (p.episode_actors > 1, f"{p.episode_actors} episode actors: a run has one"),
+        "placement.episode_actors": (
+            p.episode_actors > 1 and recipe.run.deterministic,
+            "run.deterministic with several episode actors: what shares a batch in the sampler depends on which was quicker",
+        ),
         "placement.nodes": (p.nodes > 1 and p.address is None, f"{p.nodes} nodes need a cluster: its placement.address"),
         "placement.layout": (
             p.layout == "disaggregated" and p.gpus > 0,
