@@ -48,9 +48,10 @@ class Shape:
 
 SHAPES = [Shape(256, 128, 16, 2), Shape(512, 384, 32, 4)]
 TOKENS = (1, 8, 64, 128)
-ENGINE = SHAPES[1]
+ENGINE = Shape(512, 1024, 32, 4)  # the bars are for a model whose experts are half of a step or more
 QUICK_SHAPES, QUICK_TOKENS, QUICK_ENGINE = [Shape(64, 32, 4, 2, 2)], (1, 8), Shape(64, 32, 4, 2, 2)
 DTYPES = ("float32", "bfloat16")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 PIECES = [f"{what}, {dtype}" for dtype in DTYPES for what in ("layer", "engine")]
 
 
@@ -80,20 +81,36 @@ def layers(shape: Shape, slots: int, dtype: Any, isa: str) -> list[dict[str, Any
     return made
 
 
-def take_turns(cases: Mapping[str, Callable[[], object]], samples: int, passes: int) -> dict[str, list[float]]:
-    """Microseconds of one call of each; a sample is ``passes`` calls, and the first round warms up."""
+def take_turns(
+    cases: Mapping[str, Callable[[], object]], samples: int, warm_s: float, timed_s: float, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Microseconds of one call of each; a sample is the calls of ``timed_s`` behind those of ``warm_s``.
+
+    In a model a step finds in caches what the step before left there. Here a case finds what another left, and the stock kernel
+    has weights of its own: whatever follows it, or itself after ours, takes ten to twenty calls to reach its speed.
+    """
     taken: dict[str, list[float]] = {name: [] for name in cases}
-    for n in range(samples + 1):
+    one_s = {}
+    for name, run in cases.items():
+        run()
+        start = time.perf_counter()
+        run()
+        one_s[name] = time.perf_counter() - start
+    for _ in range(samples):
         for name, run in cases.items():
-            start = time.perf_counter()
+            for _ in range(round(warm_s / one_s[name])):
+                run()
+            passes = max(1, round(timed_s / one_s[name]))
+            start = clock()
             for _ in range(passes):
                 run()
-            if n:
-                taken[name].append((time.perf_counter() - start) / passes * 1e6)
+            taken[name].append((clock() - start) / passes * 1e6)
     return taken
 
 
-def layer_rows(shape: Shape, dtype_name: str, slots: int, samples: int, tokens: Sequence[int], quick: bool) -> list[harness.Row]:
+def layer_rows(
+    shape: Shape, dtype_name: str, slots: int, samples: int, tokens: Sequence[int], quick: bool, clock: Callable[[], float]
+) -> list[harness.Row]:
     import torch
     from vllm._custom_ops import cpu_fused_moe
 
@@ -123,10 +140,8 @@ def layer_rows(shape: Shape, dtype_name: str, slots: int, samples: int, tokens: 
                 cpu_fused_moe(out, x, *layer["stock"], None, None, weights, ids, "silu", isa, False)
 
         cases = {"one": ours(one), "mixed": ours(mixed), "none": ours(None), "stock": stock}
-        start = time.perf_counter()
-        cases["none"]()
-        passes = max(1, round(0.01 / (time.perf_counter() - start)))
-        taken = {name: [t / len(made) for t in times] for name, times in take_turns(cases, samples, passes).items()}
+        times = take_turns(cases, samples, *((0.0, 0.0) if quick else (0.1, 0.03)), clock)
+        taken = {name: [t / len(made) for t in own] for name, own in times.items()}
         base = min(("none", "stock"), key=lambda name: statistics.median(taken[name]))
         label = {"none": "ours without adapters", "stock": f"vLLM without LoRA ({isa})"}[base]
         bar = None if quick else 1 / (1 + 1.5 * shape.rho + 0.03)
@@ -139,7 +154,9 @@ def layer_rows(shape: Shape, dtype_name: str, slots: int, samples: int, tokens: 
     return rows
 
 
-def write(path: Path | None, pieces: dict[str, list[harness.Row]], machine: dict[str, Any], settings: dict[str, Any]) -> bool:
+def write(
+    path: Path | None, pieces: dict[str, list[harness.Row]], machine: dict[str, Any], settings: dict[str, Any], clock: str
+) -> bool:
     """Report ``pieces``; rows of other pieces that ``path`` has already are kept, with where and when they were measured."""
     old = json.loads(path.read_text()) if path is not None and path.is_file() else {"rows": [], "settings": {}}
     where = old["settings"].get("pieces", {})
@@ -148,6 +165,7 @@ def write(path: Path | None, pieces: dict[str, list[harness.Row]], machine: dict
         if name in pieces:
             date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             where[name] = {"commit": harness.commit(), "date": date, "load_average_1min": machine["load_average_1min"]}
+            where[name]["clock"] = clock if name.startswith("layer") else "wall"
             rows += pieces[name]
         elif name in where:
             rows += [harness.Row(**row) for row in old["rows"] if row["case"].startswith(name)]
@@ -156,8 +174,12 @@ def write(path: Path | None, pieces: dict[str, list[harness.Row]], machine: dict
 
 def main() -> None:
     options = harness.parser(__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("--samples", type=int, default=21, help="of a layer; an engine is asked at most 5 times")
+    options.add_argument("--samples", type=int, default=11, help="of a layer; an engine is asked at most 5 times")
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument(
+        "--clock", choices=CLOCKS, default="wall",
+        help="of a layer; cpu is one thread's own time, for a machine that is not quiet",
+    )  # fmt: skip
     options.add_argument("--slots", type=int, default=8, help="adapters in the mixed case")
     options.add_argument("--piece", choices=PIECES, action="append", help="measure this alone; may be given several times")
     options.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
@@ -169,6 +191,8 @@ def main() -> None:
         return
     from frontier_tune.sampling import environment
 
+    if args.clock == "cpu":
+        args.threads = 1
     environment.apply(args.threads)
     machine = harness.machine()
     shapes, tokens, engine = (QUICK_SHAPES, QUICK_TOKENS, QUICK_ENGINE) if args.quick else (SHAPES, TOKENS, ENGINE)
@@ -177,15 +201,17 @@ def main() -> None:
     for name in args.piece or PIECES:
         what, dtype = name.split(", ")
         if what == "layer":
-            pieces[name] = [row for s in shapes for row in layer_rows(s, dtype, slots, samples, tokens, args.quick)]
+            pieces[name] = [
+                row for s in shapes for row in layer_rows(s, dtype, slots, samples, tokens, args.quick, CLOCKS[args.clock])
+            ]
         else:
-            load = adapter_tax_engine.Load(dtype, args.threads, slots, *((4, 4) if args.quick else (64, 64)), not args.quick)
+            load = adapter_tax_engine.Load(dtype, args.threads, slots, *((4, 4) if args.quick else (64, 48)), not args.quick)
             pieces[name] = adapter_tax_engine.rows(engine, load, min(samples, 5), args.quick)
     settings = {
         "rank": RANK, "threads": args.threads, "slots": slots, "shapes": [asdict(s) for s in shapes],
         "rho": {s.name: round(s.rho, 4) for s in shapes},
     }  # fmt: skip
-    if not write(args.json, pieces, machine, settings):
+    if not write(args.json, pieces, machine, settings, args.clock):
         raise SystemExit(3)
 
 

@@ -201,7 +201,7 @@ def main() -> None:
         return
     settings = {"case": case, "staleness": STALENESS, "steps": steps, "seeds": len(done) // 2, "set": args.set}
     if case == "long-tail":
-        made = yaml.safe_load(recipe.read_text())
+        made = yaml.safe_load(recipe.read_text()) | {"base": "tests/tiny.py, 60 lessons"}
         settings |= {"call": {"distribution": "log-normal", "median_s": MEDIAN_S, "sigma": SIGMA}, "recipe": made}
     if not result(case, runs, steps, settings, args.json):
         raise SystemExit(3)

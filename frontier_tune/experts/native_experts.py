@@ -44,6 +44,11 @@ def pack(weight: Tensor) -> Tensor:
     return packed
 
 
+def _depth(dtype: torch.dtype) -> int:
+    """How many consecutive terms of a sum lie side by side in matrices."""
+    return 2 if dtype == torch.bfloat16 else 1
+
+
 def _columns(a_ERI: Tensor, dtype: torch.dtype) -> Tensor:
     """A [E, R, in] as [E, in, R padded]; in bfloat16 the values of two consecutive inputs lie side by side."""
     out = F.pad(a_ERI.transpose(1, 2), (0, -a_ERI.shape[1] % _LANES)).to(dtype)
@@ -53,10 +58,12 @@ def _columns(a_ERI: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def _panels(b_EOR: Tensor) -> Tensor:
-    """B [E, out, R] as [E, out / WIDTH, R, WIDTH], in which a panel's columns lie together."""
+def _panels(b_EOR: Tensor, dtype: torch.dtype) -> Tensor:
+    """B [E, out, R] as [E, out / WIDTH, R, WIDTH], whose columns lie together; in bfloat16 two ranks side by side."""
     experts, out, rank = b_EOR.shape
-    return b_EOR.view(experts, out // WIDTH, WIDTH, rank).transpose(2, 3)
+    depth = _depth(dtype)
+    b_EOR = F.pad(b_EOR, (0, -rank % depth)).to(dtype)
+    return b_EOR.view(experts, out // WIDTH, WIDTH, -1, depth).transpose(2, 3)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ class Adapters:
     def empty(cls, slots: int, experts: int, hidden: int, width: int, rank: int, dtype: torch.dtype = torch.float32) -> Adapters:
         """All zero: every slot is the base. ``dtype`` is that of the experts."""
         wide, narrow = (-(-r // _LANES) * _LANES for r in (2 * rank, rank))
-        size = hidden * wide + 2 * width * rank + width * narrow + hidden * rank
+        whole = rank + -rank % _depth(dtype)
+        size = hidden * wide + 2 * width * whole + width * narrow + hidden * whole
         return cls(rank, large_pages(torch.zeros(slots, experts, size, dtype=dtype)))
 
     def set(self, slot: int, gate: tuple[Tensor, Tensor], up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor]) -> None:
@@ -81,9 +89,9 @@ class Adapters:
         dtype = self.tensor.dtype
         parts = (
             _columns(torch.cat([gate[0], up[0]], dim=1), dtype),
-            _panels(torch.cat([gate[1], up[1]], dim=1)),
+            _panels(torch.cat([gate[1], up[1]], dim=1), dtype),
             _columns(down[0], dtype),
-            _panels(down[1].contiguous()),
+            _panels(down[1].contiguous(), dtype),
         )
         self.tensor[slot] = torch.cat([part.flatten(1) for part in parts], dim=1)
 
@@ -104,6 +112,13 @@ def forward(
     lora, rank, slots = _NONE, 0, _NO_SLOTS
     if adapters is not None and slot_T is not None:
         lora, rank, slots = adapters.tensor, adapters.rank, slot_T
-    ids, weights = expert_TK.to(torch.int32).contiguous(), weight_TK.to(torch.float32).contiguous()
-    torch.ops.frontier_tune.experts(out, x_TH.contiguous(), ids, weights, packed13, packed2, slots, lora, rank, False)
+    x, ids, weights = x_TH, expert_TK, weight_TK
+    # Asked first: one token takes microseconds, and each of these calls half of one even where there is nothing to do.
+    if ids.dtype is not torch.int32 or not ids.is_contiguous():
+        ids = ids.to(torch.int32).contiguous()
+    if weights.dtype is not torch.float32 or not weights.is_contiguous():
+        weights = weights.to(torch.float32).contiguous()
+    if not x.is_contiguous():
+        x = x.contiguous()
+    torch.ops.frontier_tune.experts(out, x, ids, weights, packed13, packed2, slots, lora, rank, False)
     return out

@@ -1,4 +1,4 @@
-"""The three Ray actors of a run, each one process: episodes (with its environment workers), sampler (vLLM), learner.
+"""The three kinds of Ray actors of a run, each one process: episodes (with its environment workers), sampler (vLLM), learner.
 
 ``crew.Crew.start`` starts them side by side.
 """
@@ -9,6 +9,7 @@ import faulthandler
 import os
 import socket
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -253,7 +254,7 @@ class _PlaySide:
     """The sampler as ``play``'s: a client of its own, and a count of the turns that came back."""
 
     def __init__(self, sampler: Handle) -> None:
-        self._sampler, self._client = sampler, f"play-{os.getpid()}"
+        self._sampler, self._client = sampler, f"play-{uuid.uuid4().hex}"  # nodes count their processes alike
         self.moves, self.waiting = 0, False
 
     def exchange(self, requests: Sequence[Request]) -> list[Completion]:
@@ -272,10 +273,10 @@ class _StreamSide:
     """The sampler as a stream's: a client of its own, so that its completions go to nobody else."""
 
     def __init__(self, sampler: Handle) -> None:
-        self._sampler = sampler
+        self._sampler, self._client = sampler, f"stream-{uuid.uuid4().hex}"
 
     def exchange(self, requests: Sequence[Request], wait: float) -> list[Completion]:
-        done: list[Completion] = self._sampler.exchange(requests, "stream", None, wait)
+        done: list[Completion] = self._sampler.exchange(requests, self._client, None, wait)
         return done
 
 

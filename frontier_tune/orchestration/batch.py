@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.contracts import Blame, EpisodeSpec, Trajectory
-from frontier_tune.orchestration.handle import Handle
+from frontier_tune.orchestration.players import Playing
 from frontier_tune.orchestration.retry import ONCE_MORE, Retry
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Batch:
 
 
 def play(
-    episodes: Handle,
+    episodes: Playing,
     specs: Sequence[EpisodeSpec],
     every: Callable[[], None],
     where: str = "workflow",
@@ -161,7 +161,7 @@ def play(
 
 
 def collect(
-    episodes: Handle,
+    episodes: Playing,
     specs: Sequence[EpisodeSpec],
     every: Callable[[], None],
     where: str = "workflow",

@@ -13,8 +13,8 @@ from frontier_tune.contracts import EpisodeSpec, Trajectory
 from frontier_tune.orchestration.batch import Batch, collect
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.groups import GroupPlan
-from frontier_tune.orchestration.handle import Handle
 from frontier_tune.orchestration.ledger import Ledger
+from frontier_tune.orchestration.players import Playing
 from frontier_tune.orchestration.retry import ONCE_MORE, Retry
 
 
@@ -42,7 +42,7 @@ class Source(Protocol):
 class Synchronous:
     """Each step's groups are played when the step begins, by the policy that it then updates."""
 
-    episodes: Handle
+    episodes: Playing
     plan: GroupPlan
     general: GroupPlan | None
     every: Callable[[], None]

@@ -34,7 +34,7 @@ def ray_of(recipe: Recipe, root: Path, lost: Callable[[str], None] | None = None
     """
     p = recipe.placement
     if p.address is None:
-        with cluster.local_ray(7 + p.samplers, lost):
+        with cluster.local_ray(6 + p.samplers + p.episode_actors, lost):
             yield
     else:
         with _joined(p.address, p.nodes, root, lost):
@@ -177,11 +177,11 @@ def here() -> Any:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def elsewhere() -> Any:
-    """Scheduling on the first of the other nodes; on this one where there is no other, or that one is full."""
+def elsewhere(number: int = 0) -> Any:
+    """Scheduling on the ``number``-th of the other nodes (from 0), then this one, and around; elsewhere where that is full."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     own = ray.get_runtime_context().get_node_id()
     alive = sorted((n["NodeID"] for n in ray.nodes() if n["Alive"]), key=lambda node: (node == own, node))
-    return NodeAffinitySchedulingStrategy(alive[0], soft=True)
+    return NodeAffinitySchedulingStrategy(alive[number % len(alive)], soft=True)

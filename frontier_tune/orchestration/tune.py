@@ -205,7 +205,7 @@ def _train(
             if not overlaps(recipe):
                 loop.train()
             else:
-                streams = ActorStreams([crew.episodes])
+                streams = ActorStreams(crew.players)
                 loop.overlapped = Overlapped(recipe, streams, plan, rehearsal, state, stop.check, loop.ledger)
                 loop.train()
                 streams.close()

@@ -12,6 +12,7 @@ import json
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -159,18 +160,18 @@ def hire_all(
     recipe: recipes.Recipe, root: Path, log: Path, slow: Mapping[str, float], supervisor: Supervisor | None = None
 ) -> Crew:
     """The crew, started. Ray must be up."""
-    from frontier_tune.orchestration.crew import EPISODES, LEARNER, SAMPLER, Crew  # here: the actors' processes pay for no torch
+    from frontier_tune.orchestration.crew import LEARNER, SAMPLER, Crew, player  # here: the actors' processes pay for no torch
     from frontier_tune.orchestration.handle import Deadlines
 
     environments = {"workflow": (recipe.environment.path, {"company_seed": GREEN, **recipe.environment.options})}
 
-    def play() -> Any:
+    def play(number: int) -> Any:
         hired = remote(Episodes, {"OMP_NUM_THREADS": "1"}, 4)
         return hired.remote("", recipe, str(root), environments, crew.sampler.actor, str(log))
 
     hire = {
         SAMPLER: lambda: remote(Sampler, {}, 8).remote(slow.get(SAMPLER, 0.0)),
-        EPISODES: play,
+        **{player(n): partial(play, n) for n in range(recipe.placement.episode_actors)},
         LEARNER: lambda: remote(Learner, {}, 1).remote(slow.get(LEARNER, 0.0)),
     }
     crew = Crew.of(hire, str(log), Deadlines.of(recipe))

@@ -46,12 +46,14 @@ struct ExpertsArgs {
   F* out;                 // [T, H]
   int64_t T, K, E, H, I, S, R, P;  // P = 2: gate and up have an A each; 1: they share it
 
-  // What one slot has for one expert, in the order in which it is read. Matrices as packed weights are: their columns side by side.
+  // What one slot has for one expert, in the order in which it is read. Matrices as packed weights are: their columns side by side, and in
+  // bfloat16 each with its neighbour in the sum.
   static int64_t padded(int64_t rank) { return (rank + LANES - 1) / LANES * LANES; }
+  int64_t whole(int64_t rank) const { return sizeof(F) == 2 ? rank + rank % 2 : rank; }
   int64_t b13_at() const { return H * padded(P * R); }              // behind A13 [H, P * R padded]
-  int64_t a2_at() const { return b13_at() + 2 * I * R; }            // behind B13 [2I / PANEL, R, PANEL]
+  int64_t a2_at() const { return b13_at() + 2 * I * whole(R); }     // behind B13 [2I / PANEL, R whole, PANEL]
   int64_t b2_at() const { return a2_at() + I * padded(R); }         // behind A2 [I, R padded]
-  int64_t adapter_size() const { return b2_at() + H * R; }          // behind B2 [H / PANEL, R, PANEL]
+  int64_t adapter_size() const { return b2_at() + H * whole(R); }   // behind B2 [H / PANEL, R whole, PANEL]
 };
 
 struct AttentionArgs;  // attention_args.h

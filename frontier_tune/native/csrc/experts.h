@@ -22,12 +22,12 @@ struct LowRank {
   const F* a[ROWS_AT_ONCE];
   const F* b[ROWS_AT_ONCE];
   float* low;
-  int64_t width, a_width, rank;  // of a row of low, and of A
+  int64_t width, a_width, rank, whole;  // of a row of low, and of A; of B
   bool any = false, one = true;  // any row with an adapter; all rows with the same
 
   // A and B lie at `a_at` and `b_at` of what a slot has for an expert.
   LowRank(const Task<F>& task, const ExpertsArgs<F>& g, int64_t a_at, int64_t b_at, int64_t columns, float* low_)
-      : low(low_), width(low_width(columns)), a_width(g.padded(columns)), rank(g.R) {
+      : low(low_), width(low_width(columns)), a_width(g.padded(columns)), rank(g.R), whole(g.whole(g.R)) {
     for (int64_t r = 0; r < task.rows; r++) {
       const F* own = adapter_of(g, task, r);
       a[r] = own ? own + a_at : nullptr;
@@ -38,6 +38,19 @@ struct LowRank {
   }
 };
 
+// Row j of b, of one panel.
+template <int VECTORS>
+static inline void rank_of(const float* b, int64_t j, vf (&column)[VECTORS]) {
+  for (int v = 0; v < VECTORS; v++) column[v] = load(b + j * PANEL + v * VL);
+}
+template <int VECTORS>
+static inline void rank_of(const bf16* b, int64_t j, vf (&column)[VECTORS]) {
+  for (int v = 0; v < VECTORS; v++) {
+    const vu pair = load_pairs(b + j / 2 * 2 * PANEL + 2 * v * VL);
+    column[v] = j % 2 ? second(pair) : first(pair);
+  }
+}
+
 // Added to a strip: sum_j low[r, j] b[j, 0:STRIP] of each row.
 template <class F>
 struct Expand {
@@ -46,11 +59,10 @@ struct Expand {
   template <int ROWS, int VECTORS>
   __attribute__((always_inline)) void operator()(vf (&acc)[ROWS][VECTORS]) const {
     const float* low = path.low + tile * path.width + rank_at;
+    vf column[VECTORS];
     if (path.one) {
-      const F* b = path.b[0] + at;
       for (int64_t j = 0; j < path.rank; j++) {
-        vf column[VECTORS];
-        for (int v = 0; v < VECTORS; v++) column[v] = load(b + j * PANEL + v * VL);
+        rank_of(path.b[0] + at, j, column);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
           for (int v = 0; v < VECTORS; v++) acc[r][v] += all(low[r * path.width + j]) * column[v];
@@ -59,12 +71,26 @@ struct Expand {
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) {
-      const F* b = path.b[tile + r];
-      if (!b) continue;
-      b += at;
-      for (int64_t j = 0; j < path.rank; j++)
-        for (int v = 0; v < VECTORS; v++) acc[r][v] += all(low[r * path.width + j]) * load(b + j * PANEL + v * VL);
+      if (!path.b[tile + r]) continue;
+      for (int64_t j = 0; j < path.rank; j++) {
+        rank_of(path.b[tile + r] + at, j, column);
+        for (int v = 0; v < VECTORS; v++) acc[r][v] += all(low[r * path.width + j]) * column[v];
+      }
     }
+  }
+};
+
+// The same on top of a strip that has been stored.
+template <class F>
+struct ExpandStored {
+  Expand<F> expand;
+  const float* z;
+  int64_t stride;
+  template <int ROWS, int VECTORS>
+  __attribute__((always_inline)) void operator()(vf (&acc)[ROWS][VECTORS]) const {
+    for (int r = 0; r < ROWS; r++)
+      for (int v = 0; v < VECTORS; v++) acc[r][v] = load(z + r * stride + v * VL);
+    expand(acc);
   }
 };
 
@@ -112,25 +138,32 @@ static inline void shrink(int64_t rows, const Tile<F>* tile, const LowRank<F>& p
 }
 
 // One projection of up to ROWS_AT_ONCE rows: z = x W^T, tile by tile under each panel, so that the panel is read once; the low-rank path
-// goes on top while a strip is in registers. `parts`: how many matrices (gate, up) lie one above the other, the second one's low-rank
+// goes on top while a strip is in registers, or (`far`) behind all products, so that the weights' loads follow one another. `parts`: how many matrices (gate, up) lie one above the other, the second one's low-rank
 // activations `rank_step` behind the first's.
 template <class F>
 static inline void project(int64_t rows, const Tile<F>* tiles, const F* w, int64_t in, int64_t out, const LowRank<F>& path, int64_t parts,
-                           int64_t rank_step, float* z) {
+                           int64_t rank_step, bool far, float* z) {
   const int64_t tile = in / Layout<F>::STEP, width = out / parts;
   if (path.any)
     for (int64_t t = 0; t < rows; t += MR) shrink(std::min<int64_t>(MR, rows - t), tiles + t * tile, path, t, in);
-  for (int64_t p = 0; p < out; p += PANEL)
-    for (int64_t t = 0; t < rows; t += MR)
-      for (int64_t c = p; c < p + PANEL; c += STRIP) {
-        const int64_t n = std::min<int64_t>(MR, rows - t);
-        const F* columns = w + p * in + (c - p) * Layout<F>::DEPTH;
-        if (path.any)
-          strip_rows<2>(n, tiles + t * tile, columns, PANEL, in, z + t * out + c, out,
-                        Expand<F>{path, t, c / width * rank_step, p * path.rank + c - p});
-        else
-          strip_rows<2>(n, tiles + t * tile, columns, PANEL, in, z + t * out + c, out);
-      }
+  const auto strips = [&](const auto& each) __attribute__((always_inline)) {
+    for (int64_t p = 0; p < out; p += PANEL)
+      for (int64_t t = 0; t < rows; t += MR)
+        for (int64_t c = p; c < p + PANEL; c += STRIP) each(p, t, c, std::min<int64_t>(MR, rows - t), z + t * out + c);
+  };
+  const auto low = [&](int64_t p, int64_t t, int64_t c) {
+    return Expand<F>{path, t, c / width * rank_step, p * path.whole + (c - p) * Layout<F>::DEPTH};
+  };
+  const auto columns = [&](int64_t p, int64_t c) { return w + p * in + (c - p) * Layout<F>::DEPTH; };
+  if (path.any && !far)
+    return strips([&](int64_t p, int64_t t, int64_t c, int64_t n, float* to) {
+      strip_rows<2>(n, tiles + t * tile, columns(p, c), PANEL, in, to, out, low(p, t, c));
+    });
+  strips([&](int64_t p, int64_t t, int64_t c, int64_t n, float* to) { strip_rows<2>(n, tiles + t * tile, columns(p, c), PANEL, in, to, out); });
+  if (path.any)
+    strips([&](int64_t p, int64_t t, int64_t c, int64_t n, float* to) {
+      strip_rows<2>(n, tiles, w, PANEL, 0, to, out, ExpandStored<F>{low(p, t, c), to, out});
+    });
 }
 
 // Rows [in], wherever they lie, as tiles.
@@ -157,13 +190,13 @@ class VectorWorker {
     float *z = z_.get(), *low = low_.get();
     make_tiles<F>(rows, g.H, x_tiles.get(), [&, order = order](int64_t r) { return g.x + order[r] / g.K * g.H; });
     const LowRank<F> in(task, g, 0, g.b13_at(), g.P * g.R, low), down(task, g, g.a2_at(), g.b2_at(), g.R, low);
-    project(rows, x_tiles.get(), g.w13 + e * 2 * g.I * g.H, g.H, 2 * g.I, in, 2, (g.P - 1) * g.R, z);
+    project(rows, x_tiles.get(), g.w13 + e * 2 * g.I * g.H, g.H, 2 * g.I, in, 2, (g.P - 1) * g.R, far(g), z);
     for (int64_t r = 0; r < rows; r++) {
       float *gate = z + r * 2 * g.I, *up = gate + g.I;
       for (int64_t c = 0; c < g.I; c += VL) store(gate + c, silu(load(gate + c)) * load(up + c));
     }
     make_tiles<F>(rows, g.I, h_tiles.get(), [&](int64_t r) { return static_cast<const float*>(z) + r * 2 * g.I; });
-    project(rows, h_tiles.get(), g.w2 + e * g.H * g.I, g.I, g.H, down, 1, 0, z);
+    project(rows, h_tiles.get(), g.w2 + e * g.H * g.I, g.I, g.H, down, 1, 0, far(g), z);
     for (int64_t r = 0; r < rows; r++) std::memcpy(g.y + static_cast<int64_t>(order[r]) * g.H, z + r * g.H, g.H * sizeof(float));
   }
 

@@ -18,6 +18,12 @@ struct Task {  // rows of one expert
   const int32_t* order;
 };
 
+// Whether a layer's weights are more than what a cache near a core keeps until the next step.
+template <class F>
+static inline bool far(const ExpertsArgs<F>& g) {
+  return g.E * g.H * g.I * 3 * int64_t{sizeof(F)} > int64_t{16} << 20;
+}
+
 // What row r of a task has for its expert; null: nothing.
 template <class F>
 static inline const F* adapter_of(const ExpertsArgs<F>& g, const Task<F>& task, int64_t r) {
@@ -25,17 +31,31 @@ static inline const F* adapter_of(const ExpertsArgs<F>& g, const Task<F>& task, 
   return slot < 0 ? nullptr : g.lora + (slot * g.E + task.expert) * g.adapter_size();
 }
 
-// Stable counting sort of the T * K (token, expert) pairs by (expert, slot): order, and where each expert begins.
+// Stable sort of the T * K (token, expert) pairs by (expert, slot): order, and where each expert begins. Few pairs go by insertion, as
+// counting passes over every slot of every expert.
 template <class F>
 static void sort_pairs(const ExpertsArgs<F>& g, std::vector<int32_t>& order, std::vector<int32_t>& begin) {
+  constexpr int64_t FEW = 16;
   const int64_t n = g.T * g.K, groups = g.S + 1;
-  std::vector<int32_t> at(g.E * groups + 1, 0);
   auto key = [&](int64_t i) { return g.ids[i] * groups + (g.S && g.slots ? g.slots[i / g.K] + 1 : 0); };
+  order.resize(n);
+  begin.assign(g.E + 1, 0);
+  if (n <= FEW) {
+    int64_t sorted[FEW];
+    for (int64_t i = 0; i < n; i++) {
+      const int64_t own = key(i);
+      int64_t at = i;
+      for (; at > 0 && sorted[at - 1] > own; at--) sorted[at] = sorted[at - 1], order[at] = order[at - 1];
+      sorted[at] = own, order[at] = static_cast<int32_t>(i);
+      begin[g.ids[i] + 1]++;
+    }
+    for (int64_t e = 0; e < g.E; e++) begin[e + 1] += begin[e];
+    return;
+  }
+  std::vector<int32_t> at(g.E * groups + 1, 0);
   for (int64_t i = 0; i < n; i++) at[key(i) + 1]++;
   for (size_t i = 1; i < at.size(); i++) at[i] += at[i - 1];
-  begin.resize(g.E + 1);
   for (int64_t e = 0; e <= g.E; e++) begin[e] = at[e * groups];
-  order.resize(n);
   for (int64_t i = 0; i < n; i++) order[at[key(i)]++] = static_cast<int32_t>(i);
 }
 

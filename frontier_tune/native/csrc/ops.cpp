@@ -13,6 +13,7 @@
 #endif
 
 #include <cstdlib>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -228,12 +229,12 @@ void experts_of(Tensor& out, const Tensor& x, const Tensor& ids, const Tensor& w
     check(slots.scalar_type() == ScalarType::Long && slots.is_contiguous() && slots.numel() >= g.T, op, "slots are contiguous int64 [T]");
     check(lora.dim() == 3 && rank > 0, op, "lora [S, E, what a slot has for an expert], of a positive rank");
     g.S = lora.size(0), g.R = rank, g.P = shared_a ? 1 : 2, g.lora = elements<F>(lora, op);
-    check(lora.size(1) == g.E && lora.size(2) == g.adapter_size(), op, "lora [S, E, A13 (H, 8n), B13 (2I, R), A2 (I, 8n), B2 (H, R)]");
+    check(lora.size(1) == g.E && lora.size(2) == g.adapter_size(), op, "lora [S, E, A13 (H, 8n), B13 (2I, R), A2 (I, 8n), B2 (H, R)]; in bfloat16 R is even there");
     g.slots = static_cast<const int64_t*>(slots.data_ptr());
     for (int64_t t = 0; t < g.T; t++) check(g.slots[t] >= -1 && g.slots[t] < g.S, op, "a slot is out of range");
   }
-  Tensor y = torch::stable::new_empty(x, {g.T * g.K, g.H}, ScalarType::Float);
-  g.y = static_cast<float*>(y.data_ptr());
+  const std::unique_ptr<float[]> y(new float[g.T * g.K * g.H]);  // a tensor costs as much as the rest of a call
+  g.y = y.get();
   kernel(g, run);
 }
 

@@ -47,8 +47,8 @@ def lines(placed: Sequence[Placed]) -> list[str]:
 def assign(actors: Sequence[Actor], p: Placement) -> list[Placed]:
     """Every actor's place. Learners fill GPUs from the first node on; samplers come behind them, or colocated on the same GPUs.
 
-    A sampler's GPUs are of one node. Actors without a GPU go around the nodes, the driver to the first. Raises BadInput where
-    there are too few GPUs.
+    A sampler's GPUs are of one node. Actors without a GPU go around the nodes, those that play episodes from the second on, the
+    driver to the first. Raises BadInput where there are too few GPUs.
     """
     per_node = p.gpus_per_node or 0
     learners = [a for a in actors if a.name.startswith("learner")]
@@ -74,7 +74,7 @@ def assign(actors: Sequence[Actor], p: Placement) -> list[Placed]:
             )
         out.append(Placed(actor, node, tuple(range(first, first + actor.gpus))))
         taken = node * per_node + first + actor.gpus
-    out += [Placed(a, 0 if a.name == "driver" else n % p.nodes, ()) for n, a in enumerate(rest)]
+    out += [Placed(a, 0 if a.name == "driver" else (n + 1) % p.nodes, ()) for n, a in enumerate(rest)]
     return out
 
 

@@ -95,6 +95,7 @@ for case in range(60):
     b = [torch.randn(2, 1, n, rank) for n in (width, 5)]
     ops.lora_linear(torch.randn(rows, width + 8), torch.randn(rows, inner), slots, [torch.randn(2, 1, rank, inner)] * 2, b, 1.0)
     n, hidden, width = random.randint(1, 6), random.choice([32, 64, 96]), random.choice([32, 64])
+    rank = random.choice([rank, 16, 17, 33, 40])
     dtype = torch.bfloat16 if case %% 3 == 0 else torch.float32
     adapters = native_experts.Adapters.empty(2, n, hidden, width, rank, dtype)
     sides = ((hidden, width), (hidden, width), (width, hidden))
