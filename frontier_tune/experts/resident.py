@@ -40,7 +40,7 @@ def write_for_vllm(adapter_dir: str | Path, out_dir: str | Path, config: Any) ->
 
     Where the file has only chosen experts, the others are written as zeros.
     The adapter must have been verified against the base (``canonical.load``). vLLM takes this layout for every family
-    when the engine has ``enable_mixed_moe_lora_format`` and the request ``is_3d_lora_weight``. Routers are left out, as vLLM takes
+    when the engine has ``enable_mixed_moe_lora_format`` and the request ``is_3d_lora_weight``. Routers are left out: vLLM takes
     no whole module with an adapter: the plugin's gates get them (``vllm_plugin_router.put``).
     """
     family, out = family_of(config), Path(out_dir)

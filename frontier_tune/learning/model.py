@@ -99,9 +99,9 @@ class Policy:
     @torch.no_grad()
     def router_change(self) -> dict[str, float]:
         """``router_change``: norm of the trained routers' difference from the base's, relative to these. {} where none learn."""
-        own = {n: p for n, p in self.peft.named_parameters() if ROUTER in n}
-        if not own:
+        if not self.peft.peft_config["default"].modules_to_save:
             return {}
+        own = {n: p for n, p in self.peft.named_parameters() if ROUTER in n}
         pairs = [(p, self.peft.get_parameter(n.replace(ROUTER, ".original_module.")).float()) for n, p in own.items()]
         change, size = (torch.stack(torch._foreach_norm(ts)).norm() for ts in ([a - b for a, b in pairs], [b for _, b in pairs]))
         return {"router_change": float(change / size)}

@@ -27,7 +27,7 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
         "placement.tensor_parallel": (p.tensor_parallel > 1, "splitting a sampler over GPUs: it runs in one process"),
         "warm_start": (p.shard_base and warm, "a warm start on a split base: its trainers hold all of it in one process"),
         "adapter.router": (
-            recipe.adapter.router and (p.shard_base or warm or gpus > 0),
+            recipe.adapter.router and (p.shard_base or warm or bool(p.gpus_per_node or machine.gpus())),
             "routers that learn, with a split base, a warm start or GPUs: they are trained in one process and sampled on CPUs",
         ),
         "placement.learners": (
