@@ -46,6 +46,7 @@ class Case:
     rank: int = 8
     dtype: str = "float32"
     adapter: dict[str, Any] = field(default_factory=dict)
+    learner: dict[str, Any] = field(default_factory=dict)
 
 
 def _qwen(**changes: Any) -> dict[str, Any]:
@@ -71,6 +72,8 @@ _NANO = _qwen(
     vocab_size=1024, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, num_experts=8,
     num_experts_per_tok=2, moe_intermediate_size=96,
 )  # fmt: skip
+_AGAIN = {"activation_checkpointing": True}
+_ARGUMENTS = ("positions and indices", "routes of layers")
 CASES = [
     Case("Qwen3-MoE", "qwen3_moe", _qwen(), 16, 512),
     Case("Qwen3-MoE as the nano base", "qwen3_moe", _NANO, 32, 512),
@@ -83,6 +86,9 @@ CASES = [
     Case("Mixtral", "mixtral", _MIXTRAL, 16, 512),
     Case("DeepSeek-V3", "deepseek_v3", _DEEPSEEK, 16, 512),
     Case("DeepSeek-V3, bfloat16", "deepseek_v3", _DEEPSEEK, 16, 512, dtype="bfloat16"),
+    Case("Qwen3-MoE, layers run again", "qwen3_moe", _qwen(), 16, 512, learner=_AGAIN),
+    Case("OLMoE, layers run again, bfloat16", "olmoe", _OLMOE, 16, 512, dtype="bfloat16", learner=_AGAIN),
+    Case("DeepSeek-V3, layers run again", "deepseek_v3", _DEEPSEEK, 16, 512, learner=_AGAIN),
 ]
 
 
@@ -98,7 +104,7 @@ def recipe_of(case: Case) -> Any:
 
     learner = {"threads": 1, "device": "cpu", "warmup_steps": 0, "dtype": case.dtype, "tokens_per_microbatch": 1 << 20}
     adapter = {"rank": case.rank, "alpha": 2 * case.rank, **case.adapter}
-    return recipe.parse({"adapter": adapter, "learner": learner, "run": {"steps": 10}})
+    return recipe.parse({"adapter": adapter, "learner": learner | case.learner, "run": {"steps": 10}})
 
 
 def planned(case: Case, device: str = "cpu") -> dict[str, int]:
@@ -108,17 +114,19 @@ def planned(case: Case, device: str = "cpu") -> dict[str, int]:
 
     config, recipe = base_config(case), recipe_of(case)
     targets = tuple(target_modules(recipe.adapter, config))
-    setting = activations.Setting(case.dtype, case.rank, targets, recipe.adapter.experts, device)
+    checkpointing = recipe.learner.activation_checkpointing
+    setting = activations.Setting(case.dtype, case.rank, targets, recipe.adapter.experts, device, checkpointing)
     half = case.length - case.length // 2
     batch = activations.Batch(case.sequences * case.length, case.sequences * half)
     adapter = sizes.adapter_parameters(recipe, config)
     need = activations.need(sizes.sizes(config), setting, batch, adapter)
     kept = 3 if recipe.learner.rollbacks else 0
-    beyond = sum(part.bytes for part in actors.retained(need, case.dtype))
+    beyond = sum(part.bytes for part in actors.retained(need, case.dtype, False, checkpointing))
     return {
         "base": sizes.parameters(config).total * sizes.BYTES[case.dtype],
         "adapter and its optimizer": adapter * 4 * 3,
-        "kept for backward": sum(need.kept.values()),
+        # Of a layer that is run again, saved-tensor hooks see its input alone, not what it holds of other arguments.
+        "kept for backward": sum(n for kind, n in need.kept.items() if not (checkpointing and kind in _ARGUMENTS)),
         "peak of activations and gradient": need.peak,
         "peak above the loaded process": need.peak + adapter * 4 * (2 + kept) + beyond,
     }

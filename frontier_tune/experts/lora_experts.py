@@ -145,8 +145,9 @@ class _NativeSwiGLUExperts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        saved, lora = ctx.saved_tensors[:5], list(ctx.saved_tensors[10:])
-        x, kept, wide, narrow = saved[0], list(ctx.saved_tensors[5:10]), lora[: ctx.wide], lora[ctx.wide :]
+        every = ctx.saved_tensors  # once: a checkpointed layer gives them out a single time
+        saved, kept, lora = every[:5], list(every[5:10]), list(every[10:])
+        x, wide, narrow = saved[0], lora[: ctx.wide], lora[ctx.wide :]
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else x.new_empty(0)
         dweights, dwide, dnarrow = (
             torch.empty_like(saved[2]),

@@ -28,12 +28,15 @@ def _experts_modules(policy: Policy) -> list[nn.Module]:
 def routing_mass(policy: Policy) -> Iterator[Tensor]:
     """While inside, every forward of ``policy`` adds its routing weights to the tensor given: [MoE layers, E], float64.
 
-    Of the last layer only the tokens count that a prediction was asked for: the learner computes no others there.
+    Of the last layer only the tokens count that a prediction was asked for: the learner computes no others there. What backward
+    computes again counts once.
     """
     shape = moe_shape(policy.config)
     mass_LE = torch.zeros(len(shape.layers), shape.num_experts, dtype=torch.float64)
 
     def add(row: Tensor, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if policy.recomputing:
+            return
         _, expert_TK, weight_TK = arguments
         row.index_add_(0, expert_TK.detach().reshape(-1).cpu().long(), weight_TK.detach().reshape(-1).cpu().double())
 

@@ -67,7 +67,8 @@ class Learner:
         if world is not None:
             self.device = world.device
         mesh = world.mesh if world is not None else None
-        self.policy = Policy(base_dir, recipe.adapter, self.seed, _DTYPES[recipe.learner.dtype], self.device, mesh)
+        dtype, checkpointing = _DTYPES[recipe.learner.dtype], recipe.learner.activation_checkpointing
+        self.policy = Policy(base_dir, recipe.adapter, self.seed, dtype, self.device, mesh, checkpointing)
         window, longest = getattr(self.policy.config, "sliding_window", None), recipe.sampler.max_model_len
         if window is not None and window < longest:
             raise BadInput(

@@ -21,8 +21,9 @@ def _mallopt(*settings: tuple[int, int]) -> bool:
 def hand_back() -> bool:
     """Hand freed pieces of a mebibyte and more back to the system at once; whether that was possible.
 
-    Where layers of a base come and go between activations, glibc's heap would fill the holes that they leave with small pieces,
-    so that the next layer has to be laid at its end: the process grew to ten times what it held.
+    Where layers of a base, or their activations that are computed again, come and go between those that stay, glibc's heap would
+    fill the holes that they leave with small pieces, so that the next layer has to be laid at its end: the process grew to ten
+    times what it held (four times with activations).
     """
     return _mallopt((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _LARGE))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers.utils import logging as hf_logging
 from frontier_tune.contracts import BadInput
 from frontier_tune.experts import canonical, families, lora_experts, selection
 from frontier_tune.experts.routing import trainer
-from frontier_tune.learning import attention, fused, memory, shard
+from frontier_tune.learning import attention, fused, memory, recompute, shard
 from frontier_tune.learning.base_weights import BaseWeights
 from frontier_tune.learning.logprobs import token_logprobs
 from frontier_tune.learning.packing import Packed
@@ -36,17 +36,19 @@ class Policy:
         dtype: torch.dtype,
         device: torch.device,
         mesh: DeviceMesh | None = None,
+        checkpointing: bool = False,
     ) -> None:
         """Load the base of ``base_dir`` and put a fresh adapter on it: A drawn from ``seed``, B zero, always in float32.
 
         With a ``mesh`` the base is split over its ranks, which must then run their forwards and backwards together (shard).
+        ``checkpointing``: decoder layers keep their inputs alone for backward, which runs them again (recompute).
 
         Raises:
             BadInput: no base there, a dense or unsupported one, or LoRA targets that match nothing.
         """
         self.base_dir = str(Path(base_dir).resolve())
         if device.type == "cpu":
-            memory.keep_freed() if mesh is None else memory.hand_back()
+            memory.hand_back() if checkpointing or mesh is not None else memory.keep_freed()
         self._fingerprint: str | None = None
         if mesh is None:
             causal = _load_base(self.base_dir, dtype)
@@ -76,6 +78,9 @@ class Policy:
         self._rows: Tensor | None = None
         self.whole = False  # run the last MLP on all rows, whichever are needed
         _limit_rows(self._backbone, lambda: self._rows, self.last_rows)
+        self.recomputing = False  # a layer is being run again, in backward
+        if checkpointing:
+            recompute.install(self._backbone, self._as_now)
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.peft.named_parameters() if p.requires_grad]
@@ -102,6 +107,20 @@ class Policy:
     def last_rows(self) -> Tensor | None:
         """The rows that the last MLP is run on; None for all."""
         return None if self.whole else self._rows
+
+    def _as_now(self) -> Callable[[], AbstractContextManager[None]]:
+        """For a layer that is run now and again in backward: what puts back the rows that it is run on."""
+        rows = self._rows
+
+        @contextmanager
+        def put_back() -> Iterator[None]:
+            outer, self._rows, self.recomputing = self._rows, rows, True
+            try:
+                yield
+            finally:
+                self._rows, self.recomputing = outer, False
+
+        return put_back
 
     @contextmanager
     def base(self) -> Iterator[None]:

@@ -14,7 +14,18 @@ TINY = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 3}
 CASES = {c.name: replace(c, config=c.config | TINY, sequences=4, length=128) for c in plan_memory.CASES}
 
 
-@pytest.mark.parametrize("name", ["Qwen3-MoE", "Qwen3-MoE, bfloat16", "OLMoE", "Mixtral", "DeepSeek-V3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Qwen3-MoE",
+        "Qwen3-MoE, bfloat16",
+        "OLMoE",
+        "Mixtral",
+        "DeepSeek-V3",
+        "Qwen3-MoE, layers run again",
+        "DeepSeek-V3, layers run again",
+    ],
+)
 def test_the_learner_takes_what_was_planned(name: str) -> None:
     plan, found = plan_memory.planned(CASES[name]), plan_memory.measured(CASES[name], resident=False)
     assert found["base"] == plan["base"] and found["adapter and its optimizer"] == plan["adapter and its optimizer"]

@@ -30,17 +30,23 @@ ATOL = 1e-6
 
 
 class RouterForward:
-    """The replaced ``forward`` of one router: as the stock one, with logits and weights in float32."""
+    """The replaced ``forward`` of one router: as the stock one, with logits and weights in float32.
+
+    ``kept``: where a caller puts a list, the first forward leaves its ids [T, K] in it, and later ones take those.
+    """
 
     def __init__(self, router: nn.Module, renormalize: bool, strict: bool = True) -> None:
         self.router, self.renormalize, self.strict = router, renormalize, strict
+        self.kept: list[Tensor] | None = None
 
     def __call__(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         router = self.router
         bias = getattr(router, "bias", None)
         x_TH = hidden_states.reshape(-1, router.hidden_dim).float()
         logits_TE = F.linear(x_TH, router.weight.float(), None if bias is None else bias.float())
-        weights_TK, ids_TK = self.route(logits_TE)
+        weights_TK, ids_TK = self.route(logits_TE, self.kept[0] if self.kept else None)
+        if self.kept == []:
+            self.kept.append(ids_TK)
         return logits_TE, weights_TK, ids_TK.long()
 
     def route(self, logits_TE: Tensor, forced_TK: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from frontier_tune.orchestration.plan.sizes import BYTES, Sizes
 
 _INDEX = 8  # int64
 _FLOAT = 4  # what is float32 whatever the base's type
+_ID = 4  # int32, of an expert
 _CHUNK_LOGITS, _CACHED_LOGITS, _CACHED_ROWS = 1 << 24, 1 << 18, 128  # learning.logprobs
 
 
@@ -163,8 +164,9 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False)
     for layer in range(depth):
         attention, rest = _layer(z, s, batch, layer)
         if s.checkpointing:  # of other layers their inputs; this one's own is there while backward computes it again
-            total += _add(kept, {"inputs of layers": t * h * b})
-            before.append(total + sum(attention.values()))
+            total += _add(kept, {"inputs of layers": t * h * b, "routes of layers": _routes(z, batch, layer)})
+            twice = t * h * b if s.exact and layer else 0  # its first norm keeps the input itself
+            before.append(total + sum(attention.values()) - twice)
             after.append(before[-1] + sum(rest.values()))
         else:
             before.append(total + _add(kept, attention))
@@ -176,14 +178,18 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False)
     moments = {"logits, forward": total - held + forward, "logits, backward": total - held + backward + m * b * h}
 
     whole, of_layer = adapter * _FLOAT, expert_adapter(z, s) * _FLOAT
-    for layer, name in {depth - 1: "last", max(0, depth - 2): "last but one"}.items():
+    looked_at = {max(0, depth - 2): "last but one", depth - 1: "last"}
+    if s.checkpointing:  # where a layer's input is smaller than its adapter's gradient, memory is fullest at the end of backward
+        looked_at = {0: "first"} | looked_at
+    for layer, name in looked_at.items():
         rows = m if layer == depth - 1 else t
         done = (depth - 1 - layer) * whole // depth  # of the layers behind, whose gradient is there
         forward, backward = _experts(z, s, rows) if layer in z.moe.layers else (0, 3 * rows * z.dense_width * b)
         into, back = _attention(z, s, t)
+        gradients = 2 * rows + (0 if s.checkpointing and layer < depth - 1 else t)
         moments |= {
             f"experts of the {name} layer, forward": after[layer] + forward + (rows + t) * h * b,
-            f"experts of the {name} layer, backward": after[layer] + backward + (2 * rows + t) * h * b + done + 2 * of_layer,
+            f"experts of the {name} layer, backward": after[layer] + backward + gradients * h * b + done + 2 * of_layer,
             f"attention of the {name} layer, forward": before[layer] + into + 2 * t * h * b,
             f"attention of the {name} layer, backward": before[layer] + back + 2 * t * h * b + done + of_layer,
         }
@@ -231,6 +237,13 @@ def _layer(z: Sizes, s: Setting, batch: Batch, layer: int) -> tuple[dict[str, in
     if moe:
         rest["padding of experts"] = _padding(z, s, rows)
     return attention, rest
+
+
+def _routes(z: Sizes, batch: Batch, layer: int) -> int:
+    """Ids that a layer is run again with (learning.recompute). DeepSeek's routers stay stock: they choose again."""
+    if layer not in z.moe.layers or z.model_type == "deepseek_v3":
+        return 0
+    return _ID * z.moe.top_k * (batch.predicting if layer == z.moe.depth - 1 else batch.rows)
 
 
 def _logits(z: Sizes, s: Setting, rows: int) -> tuple[int, int, int]:

@@ -20,6 +20,8 @@ CUDA_CONTEXT, NCCL = 700 * MIB, 400 * MIB
 # Of the learner on a CPU in bfloat16, measured by benchmarks/plan_memory.py: oneDNN compiles a kernel for every shape of matrix
 # that an expert happens to get, and keeps a thousand of them.
 ONEDNN_KERNELS = 850 * MIB
+# Of the same, where large pieces go back to the system at once.
+SMALL_PIECES = 32 * MIB
 TRAJECTORY_BYTES_PER_TOKEN = 40  # token, mask, log-probability, version as Python lists, in three processes at times
 _BATCHED_TOKENS = 4096  # sampling.backend: tokens of one forward of the engine, at least
 
@@ -90,7 +92,7 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
         Part("activations of a micro-batch", beyond, "learner.tokens_per_microbatch"),
     ]
     if device == "cpu":
-        parts += retained(found, r.learner.dtype, sharded)
+        parts += retained(found, r.learner.dtype, sharded, r.learner.activation_checkpointing)
     if sharded:
         parts.append(Part("whole layers of the base in use", gathered(s, found, device), "placement.shard_base"))
     if r.algorithm.name == "ppo":
@@ -124,13 +126,14 @@ def gathered(s: Subject, need: activations.Need, device: str) -> int:
     return max(*moments, 2 * head) - need.peak
 
 
-def retained(need: activations.Need, dtype: str, sharded: bool = False) -> list[Part]:
+def retained(need: activations.Need, dtype: str, sharded: bool = False, checkpointing: bool = False) -> list[Part]:
     """What the learner's process on a CPU holds beyond its tensors, once a micro-batch has gone through it.
 
     Freed memory stays with the process (learning.memory), and an aligned allocation does not fill every hole of its size. With a
-    split base it goes back to the system.
+    split base, or layers that are run again, it goes back to the system but for small pieces.
     """
-    holes = Part("pieces that freed memory leaves", need.holes, "learner.tokens_per_microbatch", exact=False)
+    left = SMALL_PIECES if checkpointing else need.holes
+    holes = Part("pieces that freed memory leaves", left, "learner.tokens_per_microbatch", exact=False)
     parts = [] if sharded else [holes]
     if dtype != "float32":
         parts.append(Part("oneDNN's kernels", ONEDNN_KERNELS, "learner.dtype", exact=False))

@@ -28,10 +28,6 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
             bool(p.gpus_per_node) and p.learners > (p.gpus_per_node or 0),
             f"{p.learners} learners on several nodes: they meet in a file of one machine",
         ),
-        "learner.activation_checkpointing": (
-            recipe.learner.activation_checkpointing,
-            "computing activations again in backward: the learner keeps all of them",
-        ),
         "placement.episode_actors": (
             p.episode_actors > 1 and recipe.run.deterministic,
             "run.deterministic with several episode actors: what shares a batch in the sampler depends on which was quicker",
