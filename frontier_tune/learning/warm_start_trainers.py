@@ -128,7 +128,7 @@ def _settings(recipe: Recipe, stage: Sft | Dpo, examples: int, longest: int, wor
         "bf16": False,  # the base has the recipe's dtype, the adapter is float32: no autocast on top
         "fp16": False,
         "use_cpu": not cuda,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": recipe.learner.activation_checkpointing,  # trl's default: not re-entrant
         "save_strategy": "no",
         "logging_steps": max(1, updates // LOGGED),
         "logging_nan_inf_filter": False,  # a loss that isn't finite has to be seen

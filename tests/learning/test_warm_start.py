@@ -74,6 +74,26 @@ def test_micro_batches_make_the_same_adapter(bases: Bases, recipe: Recipes, tmp_
     assert whole["updates"] == split["updates"] == 2
 
 
+def test_layers_that_are_run_again_make_the_same_adapter(
+    bases: Bases, recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, runs, forward = [], [], warm_start.lora_experts._ExpertsForward.__call__
+    for n, setting in enumerate(("false", "true")):
+        runs.append(0)
+
+        def counted(self: Any, *args: Any) -> torch.Tensor:
+            runs[-1] += torch.is_grad_enabled()
+            return forward(self, *args)
+
+        monkeypatch.setattr(warm_start.lora_experts._ExpertsForward, "__call__", counted)
+        made.append(
+            warm_start.train(
+                bases(), recipe(f"learner.activation_checkpointing={setting}"), sft(epochs=2), rows(), tmp_path / str(n)
+            )
+        )
+    assert made[0]["digests"] == made[1]["digests"] and runs == [2 * 2, 2 * runs[0]]
+
+
 def test_peft_s_own_forward_makes_the_same_adapter(
     bases: Bases, recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
