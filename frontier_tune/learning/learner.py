@@ -149,12 +149,12 @@ class Learner:
             one), ``kl_sampler`` and ``logprob_gap`` (the same, and mean |learner - sampler|, before the first update),
             ``kl_base`` (k3, policy to base; of a sample of tokens unless it is in the loss), ``learning_rate``; where they are at
             work ``kl_coefficient``, ``entropy_coefficient`` (after the step), ``kl_reward`` (KL taken from the reward, a token),
-            ``weight`` (mean importance weight), ``router_change`` and the algorithm's own; where trajectories bring routes,
-            before the first update, ``route_flips`` (share of tokens that a router would have sent elsewhere than the sampler's did),
+            ``weight`` (mean importance weight) and the algorithm's own; where trajectories bring routes, before the first update,
+            ``route_flips`` (share of tokens that some layer's router would have sent elsewhere than the sampler's did),
             ``route_flips_layer`` (the same of tokens and layers), ``kl_sampler_flipped`` and ``kl_sampler_kept`` (of tokens
             with and without a flip); counts ``tokens`` (sampled), ``tokens_all``, ``rows`` (computed), ``sequences``,
             ``sequences_skipped``, ``updates``; ``bad_updates`` and ``rollbacks`` of the run so far; ``seconds_pack``,
-            ``seconds_forward``, ``seconds_backward``, ``seconds_optimizer``. None that is not finite.
+            ``seconds_forward``, ``seconds_backward``, ``seconds_optimizer``; ``router_change`` where routers learn. None that is not finite.
 
         Raises:
             ValueError: a malformed trajectory.
