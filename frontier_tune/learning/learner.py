@@ -154,8 +154,8 @@ class Learner:
             ``route_flips_layer`` (the same of tokens and layers), ``kl_sampler_flipped`` and ``kl_sampler_kept`` (of tokens
             with and without a flip); counts ``tokens`` (sampled), ``tokens_all``, ``rows`` (computed), ``sequences``,
             ``sequences_skipped``, ``updates``; ``bad_updates`` and ``rollbacks`` of the run so far; ``seconds_pack``,
-            ``seconds_forward``, ``seconds_backward``, ``seconds_optimizer``; ``router_change`` where routers learn. None that is not
-            finite.
+            ``seconds_forward``, ``seconds_backward``, ``seconds_optimizer``; ``router_change`` where routers learn. None that is
+            not finite.
 
         Raises:
             ValueError: a malformed trajectory.
