@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from frontier_tune.contracts import Blame, Completion, EpisodeSpec, FrontierTuneError, Request, Task, Trajectory
+from frontier_tune.contracts import BadInput, Blame, Completion, EpisodeSpec, FrontierTuneError, Request, Task, Trajectory
 from frontier_tune.orchestration.handle import STACKS, Handle
 from frontier_tune.orchestration.retry import backoff
 from frontier_tune.recipe import Recipe
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from frontier_tune.episodes.stream import Group, Played, Stream
     from frontier_tune.evaluation.canaries import CanaryScores
 
+GPUS = "FRONTIER_TUNE_GPUS"  # numbers of the GPUs of its node that are an actor's own; without it it sees all
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _ANSWER_S = 1.0  # seconds that the sampler has to say how far it is
 
 Environments = Mapping[str, tuple[str, dict[str, Any]]]
@@ -280,6 +282,26 @@ class _StreamSide:
         return done
 
 
+def see_own_gpus() -> None:
+    """Leave this process the GPUs that the plan gives it. Before CUDA starts in it: that reads CUDA_VISIBLE_DEVICES once.
+
+    By number, and not as a resource of Ray's: that shares out fractions as it likes, so that two learners would get one GPU and
+    two samplers the other, where the plan has one of each on both. On a machine that shows its processes some GPUs alone
+    (CUDA_VISIBLE_DEVICES) numbers count those. Raises BadInput where there are fewer.
+    """
+    mine, shown = os.environ.get(GPUS), os.environ.get(_VISIBLE)
+    if mine is None:
+        return
+    numbers = [int(n) for n in mine.split(",")]
+    there = shown.split(",") if shown else [str(n) for n in range(1 + max(numbers))]
+    if max(numbers) >= len(there):
+        raise BadInput(
+            f"placement.gpus_per_node: an actor is to have GPU {max(numbers)} of {socket.gethostname()}, where {_VISIBLE} is "
+            f"{shown}; lower it, or show the node's processes all of them"
+        )
+    os.environ[_VISIBLE] = ",".join(there[n] for n in numbers)
+
+
 def _tells(cls: type) -> type:
     """``cls`` with a method ``started`` that raises what its ``__init__`` refused: Ray keeps only the text of such an error."""
 
@@ -288,6 +310,7 @@ def _tells(cls: type) -> type:
 
         def __init__(self, *args: Any) -> None:
             try:
+                see_own_gpus()
                 super().__init__(*args)
             except FrontierTuneError as e:
                 self._refused = e
@@ -302,12 +325,15 @@ def _tells(cls: type) -> type:
     return Telling
 
 
-def remote(cls: type, env_vars: dict[str, str], concurrency: int, where: Any = None) -> Any:
-    """``cls`` as an actor to be; ``where``: a scheduling strategy of Ray's, for one of several nodes."""
+def remote(
+    cls: type, env_vars: Mapping[str, str], concurrency: int, where: Any = None, gpus: Sequence[int] = (), cpus: int = 1
+) -> Any:
+    """``cls`` as an actor to be; ``where``: a scheduling strategy of Ray's, for one of several nodes; ``gpus``: its own there."""
     here = str(Path(__file__).resolve().parents[2])  # actors import this very package, from wherever the command was started
     inherited = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), env_vars.get("PYTHONPATH", "")]
     path = os.pathsep.join(dict.fromkeys([here, *filter(None, inherited)]))
-    options = {"num_cpus": 1, "num_gpus": 0, "max_concurrency": concurrency, "max_restarts": 0}
+    options = {"num_cpus": cpus, "num_gpus": 0, "max_concurrency": concurrency, "max_restarts": 0}
     if where is not None:
         options["scheduling_strategy"] = where
-    return ray.remote(_tells(cls)).options(**options, runtime_env={"env_vars": env_vars | {"PYTHONPATH": path}})
+    own = {GPUS: ",".join(map(str, gpus))} if gpus else {}
+    return ray.remote(_tells(cls)).options(**options, runtime_env={"env_vars": {**env_vars, **own, "PYTHONPATH": path}})

@@ -14,6 +14,7 @@ from frontier_tune.contracts import LimitReached
 from frontier_tune.orchestration import actors, events, joined, learners, samplers
 from frontier_tune.orchestration.handle import ActorDied, Deadlines, Handle
 from frontier_tune.orchestration.overlap import share_threads
+from frontier_tune.orchestration.plan import machine, placement
 from frontier_tune.orchestration.players import Players
 from frontier_tune.orchestration.supervise import Supervisor
 from frontier_tune.recipe import Recipe
@@ -65,12 +66,20 @@ class Crew:
         engine = engine_environment(recipe.sampler.threads)
         p = recipe.placement
         cluster, own = p.address is not None, joined.here() if p.address is not None else None
+        seats = placement.of_a_run(p, len(machine.gpus()))
+        first = seats.learners[0].gpus
 
         def sampler() -> Any:
             if p.samplers == 1 and not cluster:
-                return actors.remote(actors.SamplerActor, engine, 8).remote(base, recipe, log_file)
+                hired = actors.remote(actors.SamplerActor, engine, 8, None, seats.samplers[0].gpus)
+                return hired.remote(base, recipe, log_file)
             fleet = actors.remote(samplers.Fleet, {"OMP_NUM_THREADS": "1"}, 12, own)
-            return fleet.remote(base, recipe, log_file, p.samplers, str(log.parent / events.FILE))
+            sat: list[tuple[str, tuple[int, ...]]] = []
+            if seats.samplers[0].gpus:
+                every = [*seats.learners, *seats.samplers]
+                nodes = joined.in_order(every) if cluster else [ray.get_runtime_context().get_node_id()]
+                sat = [(nodes[seat.node], seat.gpus) for seat in seats.samplers]
+            return fleet.remote(base, recipe, log_file, p.samplers, str(log.parent / events.FILE), sat)
 
         def play(number: int) -> Any:
             where = joined.elsewhere(number) if cluster else None
@@ -80,8 +89,9 @@ class Crew:
         def learner() -> Any:
             size = recipe.placement.learners
             if size == 1:
-                return actors.remote(actors.LearnerActor, threads, 1, own).remote(base, recipe, log_file)
-            return actors.remote(learners.LearnerGroup, threads, 1, own).remote(base, recipe, log_file, size)
+                return actors.remote(actors.LearnerActor, threads, 1, own, first).remote(base, recipe, log_file)
+            group = actors.remote(learners.LearnerGroup, threads, 1, own, first)
+            return group.remote(base, recipe, log_file, size, [seat.gpus for seat in seats.learners])
 
         hire: dict[str, Callable[[], Any]] = {
             SAMPLER: sampler,

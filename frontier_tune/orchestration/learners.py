@@ -5,6 +5,7 @@ The crew sees one actor. The others are the first one's own (Ray ends them with 
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -16,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from frontier_tune.contracts import BadInput, FrontierTuneError, GateFailed, Trajectory
-from frontier_tune.orchestration.actors import LearnerActor
+from frontier_tune.orchestration.actors import GPUS, LearnerActor, remote
 from frontier_tune.orchestration.handle import DEAD, ActorDied, first_line
 from frontier_tune.recipe import Recipe
 
@@ -37,9 +38,10 @@ def _world(recipe: Recipe, rank: int, size: int, rendezvous: str) -> Any:
 
     wanted = recipe.learner.device
     cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
-    if cuda and size > torch.cuda.device_count():
+    own = GPUS in os.environ  # the plan's, and this process sees no others
+    if cuda and not own and size > torch.cuda.device_count():
         raise BadInput(f"placement.learners: {size}, one GPU each, but this machine has {torch.cuda.device_count()}; lower it")
-    device = torch.device("cuda", rank) if cuda else torch.device("cpu")
+    device = torch.device("cuda", 0 if own else rank) if cuda else torch.device("cpu")
     return World.join(rank, size, rendezvous, device, sharded=recipe.placement.shard_base)
 
 
@@ -57,16 +59,22 @@ class LearnerGroup(LearnerActor):
     base is split over them whatever runs it is done by all, else what changes nothing by this one alone.
     """
 
-    def __init__(self, base_dir: str, recipe: Recipe, log: str | None, size: int) -> None:
+    def __init__(
+        self, base_dir: str, recipe: Recipe, log: str | None, size: int, gpus: Sequence[tuple[int, ...]] | None = None
+    ) -> None:
+        """``gpus``: of each learner, by rank, where the plan gives them GPUs of their own."""
         self._sharded = recipe.placement.shard_base
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # they meet in a file
-        follower = ray.remote(Follower).options(num_cpus=0, num_gpus=0, max_restarts=0, scheduling_strategy=beside)
+        gpus = gpus or [()] * size
         self._met_in = tempfile.mkdtemp(
             prefix="learners-"
         )  # needed until the first update: NCCL connects in its first collective
         meeting = str(Path(self._met_in, "store"))
-        self._others = [follower.remote(base_dir, recipe, log, rank, size, meeting) for rank in range(1, size)]
-        standing = [other.__ray_ready__.remote() for other in self._others]
+        self._others = [
+            remote(Follower, {}, 1, beside, gpus[rank], cpus=0).remote(base_dir, recipe, log, rank, size, meeting)
+            for rank in range(1, size)
+        ]
+        standing = [other.started.remote() for other in self._others]
         try:
             super().__init__(base_dir, recipe, log, self._meet(lambda: _world(recipe, 0, size, meeting), standing))
             self._answers(standing, recipe.reliability.call_timeout_s)

@@ -90,7 +90,16 @@ class Fleet:
 
     member: type = Member
 
-    def __init__(self, base_dir: str, recipe: Recipe, log: str | None, size: int, events: str | None = None) -> None:
+    def __init__(
+        self,
+        base_dir: str,
+        recipe: Recipe,
+        log: str | None,
+        size: int,
+        events: str | None = None,
+        seats: Sequence[tuple[str, tuple[int, ...]]] = (),
+    ) -> None:
+        """``seats``: node and GPUs of each, where they have GPUs; else they go to whichever node is the emptiest."""
         actors._open_log(log)
         self._arguments, self._recipe = (base_dir, recipe, log), recipe
         self._environment = engine_environment(recipe.sampler.threads)
@@ -102,6 +111,7 @@ class Fleet:
         self._current = self._turn = self._deaths = self._passes = 0
         self._died_on = Counter[str]()
         self._failure: FrontierTuneError | None = None
+        self._seats = list(seats)
         self._slots = [Slot(n) for n in range(size)]
         for slot in self._slots:
             self._hire(slot)
@@ -193,20 +203,45 @@ class Fleet:
     # ---- who is there
 
     def _hire(self, slot: Slot) -> None:
-        """Start an actor for ``slot`` on the emptiest node, without waiting for it."""
-        alive = [n["NodeID"] for n in ray.nodes() if n["Alive"]]
+        """Start an actor for ``slot``, without waiting for it: in its seat, or on the emptiest node."""
+        found = [n for n in ray.nodes() if n["Alive"]]
+        alive = [n["NodeID"] for n in found]
+        if self._seats:
+            self._seat(slot, {n["NodeID"]: n["Resources"].get("GPU", 0) for n in found})
+            return
         taken = {self._here: 1}
         for other in self._slots:
             if other is not slot and other.actor is not None:
                 taken[other.node] = taken.get(other.node, 0) + 1
         slot.node = emptiest(alive, taken, self._here, self._died_on)
         where = NodeAffinitySchedulingStrategy(slot.node, soft=True)
-        slot.actor = actors.remote(self.member, self._environment, 8, where).remote(*self._arguments)
+        self._start(slot, where)
+
+    def _seat(self, slot: Slot, has: Mapping[str, float]) -> None:
+        """Start an actor on the GPUs of ``slot``'s seat; where its node is gone, on those of another node, if nobody sits there.
+
+        ``has``: GPUs by living node. Without such a node the others serve alone, and it is looked for again later.
+        """
+        node, gpus = self._seats[slot.number]
+        taken = {(there, gpu) for there, numbers in self._seats for gpu in numbers}
+        spare = [n for n in sorted(has) if n != self._here and has[n] > max(gpus) and not taken & {(n, gpu) for gpu in gpus}]
+        alive = [n for n in (node, *spare) if n in has]
+        if not alive:
+            slot.not_before = time.monotonic() + self._limits.max_backoff_s
+            return
+        slot.node = min(alive, key=lambda n: self._died_on[n])  # the seat's own on a tie
+        self._seats[slot.number] = (slot.node, gpus)
+        self._start(slot, NodeAffinitySchedulingStrategy(slot.node, soft=False), gpus)
+
+    def _start(self, slot: Slot, where: Any, gpus: Sequence[int] = ()) -> None:
+        slot.actor = actors.remote(self.member, self._environment, 8, where, gpus).remote(*self._arguments)
         slot.born, slot.up, slot.load, slot.since = slot.actor.started.remote(), False, 0, time.monotonic()
 
     def _meet_all(self) -> None:
         """Wait until the first ones stand. Raises their typed errors."""
         for slot in self._slots:
+            if slot.born is None:
+                raise FleetLost(f"sampler {slot.number} found no node to start on")
             try:
                 self._welcome(slot, ray.get(slot.born, timeout=self._limits.call_timeout_s))
             except ray.exceptions.RayTaskError as e:

@@ -13,11 +13,13 @@ from frontier_tune.recipe import Recipe
 def missing(recipe: Recipe, config: Any) -> list[str]:
     """One line each: what is missing, and the key that asks for it. Empty where the recipe can run as it is."""
     p = recipe.placement
-    gpus = p.gpus if p.gpus_per_node is not None else len(machine.gpus())
     warm = recipe.warm_start.sft is not None or recipe.warm_start.dpo is not None
     several = p.samplers > 1 or p.address is not None
     asked = {
-        "placement.samplers": (several and gpus > 0, "a GPU of its own for each of several samplers: all would take the first"),
+        "placement.gpus_per_node": (
+            p.address is not None and p.gpus_per_node is None and bool(machine.gpus()),
+            "GPUs of a cluster that the recipe does not state: gpus_per_node and gpu_memory_gib say what each node has",
+        ),
         "run.deterministic": (
             recipe.run.deterministic and several,
             "the same bytes at every try: of several samplers whichever is freer takes a request",
@@ -37,10 +39,6 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
             "run.deterministic with several episode actors: what shares a batch in the sampler depends on which was quicker",
         ),
         "placement.nodes": (p.nodes > 1 and p.address is None, f"{p.nodes} nodes need a cluster: its placement.address"),
-        "placement.layout": (
-            p.layout == "disaggregated" and p.gpus > 0,
-            "GPUs of their own for samplers and learners: all actors of a run see the same",
-        ),
     }
     return [f"{what} ({key})" for key, (wanted, what) in asked.items() if wanted] + _of_the_base(recipe, config)
 

@@ -17,6 +17,14 @@ NODE_OVERHEAD = 2 * GIB  # system and Ray's processes of a node
 
 
 @dataclass(frozen=True)
+class Seat:
+    """A node, 0 for the one where the command runs, and GPUs by number within it; none for who has none."""
+
+    node: int
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Placed:
     """``gpus``: numbers within the node; none for an actor that has none."""
 
@@ -44,44 +52,71 @@ def lines(placed: Sequence[Placed]) -> list[str]:
     return out
 
 
-def assign(actors: Sequence[Actor], p: Placement) -> list[Placed]:
-    """Every actor's place. Learners fill GPUs from the first node on; samplers come behind them, or colocated on the same GPUs.
+@dataclass(frozen=True)
+class Seats:
+    """Of every learner, by rank, and of every sampler, by number."""
 
-    A sampler's GPUs are of one node. Actors without a GPU go around the nodes, those that play episodes from the second on, the
-    driver to the first. Raises BadInput where there are too few GPUs.
+    learners: list[Seat]
+    samplers: list[Seat]
+
+
+def seats(p: Placement) -> Seats:
+    """Learners fill GPUs from the first node on; samplers come behind them, or colocated on the same GPUs, none across nodes.
+
+    Without GPUs they go around the nodes. Raises BadInput where there are too few GPUs.
     """
-    per_node = p.gpus_per_node or 0
-    learners = [a for a in actors if a.name.startswith("learner")]
-    samplers = [a for a in actors if a.name.startswith("sampler")]
-    rest = [a for a in actors if a not in learners and a not in samplers]
-    out: list[Placed] = []
-    taken = 0
-    if per_node:
-        _enough(p)
-        for n, actor in enumerate(learners):
-            out.append(Placed(actor, n // per_node, (n % per_node,)))
-        taken = len(learners) if p.layout == "disaggregated" else 0
-    else:
-        out += [Placed(a, n % p.nodes, ()) for n, a in enumerate([*learners, *samplers])]
-    for actor in samplers if per_node else ():
+    per_node, each = p.gpus_per_node or 0, p.tensor_parallel
+    if not per_node:
+        around = [Seat(n % p.nodes) for n in range(p.learners + p.samplers)]
+        return Seats(around[: p.learners], around[p.learners :])
+    _enough(p)
+    learners, samplers = [Seat(n // per_node, (n % per_node,)) for n in range(p.learners)], list[Seat]()
+    taken = p.learners if p.layout == "disaggregated" else 0
+    for n in range(p.samplers):
         node, first = divmod(taken, per_node)
-        if first + actor.gpus > per_node:  # what is left of this node is too little for a whole sampler
+        if first + each > per_node:  # what is left of this node is too little for a whole sampler
             node, first = node + 1, 0
         if node >= p.nodes:
             raise BadInput(
-                f"placement: {actor.name} finds no node with {actor.gpus} free GPUs (placement.tensor_parallel) beside "
+                f"placement: sampler {n + 1} finds no node with {each} free GPUs (placement.tensor_parallel) beside "
                 f"{p.learners} learners; choose placement.learners so that whole nodes or whole samplers' worth of GPUs are left"
             )
-        out.append(Placed(actor, node, tuple(range(first, first + actor.gpus))))
-        taken = node * per_node + first + actor.gpus
+        samplers.append(Seat(node, tuple(range(first, first + each))))
+        taken = node * per_node + first + each
+    return Seats(learners, samplers)
+
+
+def of_a_run(p: Placement, here: int) -> Seats:
+    """The seats of a run on a machine with ``here`` GPUs, which are shared out as if they were stated where several want one.
+
+    A single learner and sampler without stated GPUs are left to find theirs. Raises BadInput where there are too few.
+    """
+    if p.gpus_per_node is None and here and (p.samplers > 1 or p.learners > 1 or p.layout == "disaggregated"):
+        p = p.model_copy(update={"gpus_per_node": here})
+    return seats(p)
+
+
+def assign(actors: Sequence[Actor], p: Placement) -> list[Placed]:
+    """Every actor's place. Actors beside ``seats`` go around the nodes, those that play episodes from the second on, the driver
+    to the first. Raises BadInput where there are too few GPUs.
+    """
+    if p.gpus_per_node and p.gpu_memory_gib is None:
+        raise BadInput("placement.gpu_memory_gib: state the memory of one GPU, or take placement.gpus_per_node out")
+    learners = [a for a in actors if a.name.startswith("learner")]
+    samplers = [a for a in actors if a.name.startswith("sampler")]
+    rest = [a for a in actors if a not in learners and a not in samplers]
+    found = seats(p)
+    out = [
+        Placed(actor, seat.node, seat.gpus)
+        for group, chosen in ((learners, found.learners), (samplers, found.samplers))
+        for actor, seat in zip(group, chosen, strict=True)
+    ]
     out += [Placed(a, 0 if a.name == "driver" else (n + 1) % p.nodes, ()) for n, a in enumerate(rest)]
     return out
 
 
 def _enough(p: Placement) -> None:
     per_node = p.gpus_per_node or 0
-    if p.gpu_memory_gib is None:
-        raise BadInput("placement.gpu_memory_gib: state the memory of one GPU, or take placement.gpus_per_node out")
     if p.tensor_parallel > per_node:
         raise BadInput(
             f"placement.tensor_parallel: {p.tensor_parallel}, but a node has {per_node} GPUs (placement.gpus_per_node), and a "

@@ -124,17 +124,23 @@ def require_resources(plan: Plan, directory: Path) -> None:
 
 
 def require_here(plan: Plan, directory: Path) -> None:
-    """Raises BadInput where the plan is for GPUs that this machine lacks, or its main memory or disk fall short beside them."""
+    """Raises BadInput where the plan is for GPUs that this machine lacks, or its main memory or disk fall short beside them.
+
+    In a cluster this machine is one node of it; the others are looked at when the cluster is joined.
+    """
     p = plan.subject.recipe.placement
     if not plan.on_gpus or p.gpu_memory_gib is None:
+        placement.of_a_run(p, len(machine.gpus()))
         return
     fit = [g for g in machine.gpus() if g.memory >= 0.98 * p.gpu_memory_gib * actors.GIB]
-    if len(fit) < p.gpus:
+    wanted = p.gpus if p.address is None else p.gpus_per_node or 0
+    if len(fit) < wanted:
         raise BadInput(
-            f"placement: {p.gpus} GPUs of {p.gpu_memory_gib:g} GiB are wanted (gpus_per_node, gpu_memory_gib), this machine has "
+            f"placement: {wanted} GPUs of {p.gpu_memory_gib:g} GiB are wanted (gpus_per_node, gpu_memory_gib), this machine has "
             f"{len(fit)} such; run on a machine that has them, or state what is here"
         )
-    _require_memory({f"{one.actor.name}: {part.name}": part.bytes for one in plan.placed for part in one.actor.host})
+    here = [one for one in plan.placed if one.node == 0]
+    _require_memory({f"{one.actor.name}: {part.name}": part.bytes for one in here for part in one.actor.host})
     _require_disk(plan, directory)
 
 

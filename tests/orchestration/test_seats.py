@@ -1,0 +1,148 @@
+"""Samplers and learners see the GPUs that the plan gives them alone. No GPU is needed: what CUDA would be shown is asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from frontier_tune import recipe as recipes
+from frontier_tune.contracts import BadInput
+from frontier_tune.orchestration import actors, crew, joined
+from frontier_tune.orchestration.cluster import local_ray
+from frontier_tune.orchestration.crew import Crew
+from frontier_tune.orchestration.plan import machine
+from frontier_tune.orchestration.plan.placement import Seat, of_a_run
+from frontier_tune.orchestration.samplers import Fleet, Slot
+
+GPU = machine.GPU("H100", 80 * 2**30)
+
+
+def recipe_of(**placement: Any) -> recipes.Recipe:
+    return recipes.parse({"placement": placement})
+
+
+@pytest.mark.parametrize(
+    ("placement", "learners", "samplers"),
+    [
+        ({}, [()], [()]),  # a single one of each finds its GPU itself, as ever
+        ({"samplers": 2}, [(0,)], [(0,), (1,)]),
+        ({"layout": "disaggregated"}, [(0,)], [(1,)]),
+        ({"layout": "disaggregated", "learners": 2, "samplers": 2}, [(0,), (1,)], [(2,), (3,)]),
+        (
+            {"learners": 4, "samplers": 4, "gpus_per_node": 4, "gpu_memory_gib": 80},
+            [(0,), (1,), (2,), (3,)],
+            [(0,), (1,), (2,), (3,)],
+        ),
+    ],
+)
+def test_each_is_hired_with_its_seat(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    placement: Mapping[str, Any],
+    learners: list[tuple[int, ...]],
+    samplers: list[tuple[int, ...]],
+) -> None:
+    hired: dict[str, list[Any]] = {}
+
+    class Hired:
+        def __init__(self, cls: type, gpus: Sequence[int]) -> None:
+            self.name, self.gpus = cls.__name__, tuple(gpus)
+
+        def remote(self, *arguments: Any) -> None:
+            last = arguments[-1] if self.name in ("Fleet", "LearnerGroup") else None
+            hired[self.name] = [self.gpus] if last is None else [gpus[1] if self.name == "Fleet" else gpus for gpus in last]
+
+    monkeypatch.setattr(actors, "remote", lambda cls, env, concurrency, where=None, gpus=(), cpus=1: Hired(cls, gpus))
+    monkeypatch.setattr(machine, "gpus", lambda: [GPU] * 4)
+    monkeypatch.setattr(Crew, "start_all", lambda self, roles, supervisor: None)
+    monkeypatch.setattr(crew.ray, "get_runtime_context", lambda: type("Here", (), {"get_node_id": lambda self: "here"})())
+    started = Crew.start(tmp_path, recipe_of(**placement), tmp_path, {}, tmp_path / "engine.log")
+    for role in ("sampler", "learner"):
+        started.hire[role]()
+    assert hired["Fleet" if len(samplers) > 1 else "SamplerActor"] == samplers
+    assert hired["LearnerGroup" if len(learners) > 1 else "LearnerActor"] == learners
+
+
+def test_too_few_gpus_for_several_are_refused() -> None:
+    with pytest.raises(BadInput, match="take 3 GPUs; 1 nodes of 2 have 2"):
+        of_a_run(recipe_of(layout="disaggregated", samplers=2).placement, 2)
+    assert of_a_run(recipe_of(samplers=2).placement, 0).samplers == [Seat(0), Seat(0)]
+
+
+@pytest.mark.parametrize(
+    ("shown", "mine", "seen"), [(None, "2", "2"), ("", "0,1", "0,1"), ("4,6,7", "1,2", "6,7"), ("GPU-a,GPU-b", "1", "GPU-b")]
+)
+def test_numbers_count_the_gpus_that_a_node_shows(
+    monkeypatch: pytest.MonkeyPatch, shown: str | None, mine: str, seen: str
+) -> None:
+    monkeypatch.setenv(actors.GPUS, mine)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    actors.see_own_gpus()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_a_gpu_that_a_node_does_not_show_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(actors.GPUS, "3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(BadInput, match="GPU 3 of .* is 0,1"):
+        actors.see_own_gpus()
+
+
+class Cluster:
+    """What Ray says of its nodes."""
+
+    def __init__(self, **gpus: float) -> None:
+        self.has = gpus
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": name, "Alive": True, "Resources": {"GPU": n}} for name, n in self.has.items()]
+
+
+def joins(monkeypatch: pytest.MonkeyPatch, **gpus: float) -> None:
+    monkeypatch.setattr(ray, "nodes", Cluster(**gpus).nodes)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: type("Here", (), {"get_node_id": lambda self: "own"})())
+
+
+def test_the_plan_s_nodes_are_those_that_have_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    joins(monkeypatch, a=0, b=4, own=4)
+    assert joined.in_order([Seat(0, (0,)), Seat(1, (3,))]) == ["own", "b"]
+    with pytest.raises(BadInput, match="node 1 of the plan needs 8 GPUs, and Ray knows of no further node"):
+        joined.in_order([Seat(0, (0,)), Seat(1, (7,))])
+    with pytest.raises(BadInput, match="node 0 of the plan needs 5 GPUs, and Ray knows of 4 on this machine"):
+        joined.in_order([Seat(0, (4,))])
+
+
+def test_a_spare_node_takes_a_dead_one_s_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[int, str, Sequence[int]]] = []
+    fleet = Fleet.__new__(Fleet)
+    fleet._seats, fleet._here, fleet._limits = [("own", (1,)), ("b", (0,)), ("b", (1,))], "own", recipe_of().reliability
+    fleet._died_on = crew.samplers.Counter()
+    monkeypatch.setattr(crew.samplers, "NodeAffinitySchedulingStrategy", lambda node, soft: node)
+    monkeypatch.setattr(fleet, "_start", lambda slot, where, gpus: started.append((slot.number, slot.node, gpus)))
+    slots = [Slot(n) for n in range(3)]
+    fleet._seat(slots[1], {"own": 2, "b": 2, "c": 2})
+    fleet._seat(slots[1], {"own": 2, "d": 1})  # b is gone
+    fleet._seat(slots[2], {"own": 2, "d": 1})  # one GPU is too few for it
+    assert started == [(1, "b", (0,)), (1, "d", (0,))] and slots[2].not_before > 0
+
+
+class Seeing:
+    def seen(self) -> tuple[str | None, list[Any]]:
+        return os.environ.get("CUDA_VISIBLE_DEVICES"), ray.get_gpu_ids()
+
+
+@pytest.mark.slow
+def test_processes_see_their_seats_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real actors: GPUs by the plan, none where nobody has a seat, and nothing of Ray's choice."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6")
+    found = of_a_run(recipe_of(layout="disaggregated", samplers=2).placement, 3)
+    with local_ray():
+        every = [actors.remote(Seeing, {}, 1, None, seat.gpus).remote() for seat in (*found.learners, *found.samplers)]
+        assert ray.get([a.seen.remote() for a in every]) == [("3", []), ("5", []), ("6", [])]
