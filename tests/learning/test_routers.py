@@ -3,13 +3,14 @@
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.learning.learner import Learner
 from frontier_tune.learning.model import ROUTER
 from frontier_tune.learning.packing import pack
-from frontier_tune.orchestration.plan import adapter_parameters
+from frontier_tune.orchestration.plan import adapter_parameters, missing
+from frontier_tune.recipe import idle
 
 SEQUENCES = [[5, 6, 7, 8, 9, 10], [20, 21, 22], [30, 31, 32, 33]]
 
@@ -113,3 +114,9 @@ def test_what_cannot_be_is_refused(bases, recipe) -> None:
         Learner(bases("deepseek_v3"), recipe("adapter.router=true"))
     with pytest.raises(BadInput, match="expert_mass"):
         recipe("adapter.router=true", "adapter.expert_mass=0.9")
+    with pytest.raises(BadInput, match="learner.router_lr_ratio: it has no effect"):
+        idle.check(recipe("learner.router_lr_ratio=0.2"))
+    config = AutoConfig.from_pretrained(bases())
+    for asked in (["placement.gpus_per_node=1"], ["placement.learners=2", "placement.shard_base=true"]):
+        assert "adapter.router" in " ".join(missing(recipe("adapter.router=true", *asked), config))
+        assert "adapter.router" not in " ".join(missing(recipe(*asked), config))
