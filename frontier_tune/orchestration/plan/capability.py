@@ -26,10 +26,6 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
         ),
         "placement.tensor_parallel": (p.tensor_parallel > 1, "splitting a sampler over GPUs: it runs in one process"),
         "warm_start": (p.shard_base and warm, "a warm start on a split base: its trainers hold all of it in one process"),
-        "placement.learners": (
-            bool(p.gpus_per_node) and p.learners > (p.gpus_per_node or 0),
-            f"{p.learners} learners on several nodes: they meet in a file of one machine",
-        ),
         "placement.episode_actors": (
             p.episode_actors > 1 and recipe.run.deterministic,
             "run.deterministic with several episode actors: what shares a batch in the sampler depends on which was quicker",
