@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from frontier_tune.learning import packing
 _LOOPBACK = "frontier_tune_loopback"  # gloo, by a name of its own in torch's registry of backends
 
 
-def _gloo(store: dist.Store, rank: int, size: int, timeout: timedelta) -> Any:
+def _gloo(store: dist.Store, rank: int, size: int, timeout: timedelta, address: str = "127.0.0.1") -> Any:
     options = dist.ProcessGroupGloo._Options()
     options._timeout = timeout
-    # Loopback by name: gloo would look the host's name up, and listen where others can reach it.
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+    # Loopback by name, or the cluster's address: gloo would look the host's name up, and listen where others can reach it.
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
     return dist.ProcessGroupGloo(store, rank, size, options)
 
 
@@ -48,23 +49,32 @@ class World:
 
     @classmethod
     def join(
-        cls, rank: int, size: int, rendezvous: str | Path, device: torch.device, timeout_s: float = 600.0, sharded: bool = False
+        cls,
+        rank: int,
+        size: int,
+        rendezvous: str | Path | dist.Store,
+        device: torch.device,
+        timeout_s: float = 600.0,
+        sharded: bool = False,
+        address: str = "127.0.0.1",
     ) -> World:
         """Meet the other ranks of this machine by a file that none of them has made before: nccl for GPUs, gloo for CPUs.
 
+        Those of other machines meet by a store that all can reach; ``address`` is then this machine's own, where gloo listens.
         Blocks until all have come. A rank that dies or hangs makes the others raise within ``timeout_s`` seconds of waiting.
         With ``sharded`` there is a ``mesh``, whose ranks torch wants to be the process's own: one such world a process.
         """
         if not 0 <= rank < size:
             raise ValueError(f"rank {rank} of {size}")
-        store, timeout = dist.FileStore(str(rendezvous), size), timedelta(seconds=timeout_s)
+        store = rendezvous if isinstance(rendezvous, dist.Store) else dist.FileStore(str(rendezvous), size)
+        timeout = timedelta(seconds=timeout_s)
         if device.type == "cuda":
             if not dist.is_nccl_available():
                 raise BadInput("placement.learners: this torch has no nccl, which learners on GPUs need; set it to 1")
             torch.cuda.set_device(device)
         if sharded:
             if device.type == "cpu":
-                dist.Backend.register_backend(_LOOPBACK, _gloo, devices=["cpu"])
+                dist.Backend.register_backend(_LOOPBACK, partial(_gloo, address=address), devices=["cpu"])
             backend = "nccl" if device.type == "cuda" else _LOOPBACK
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
             group = dist.group.WORLD
@@ -73,7 +83,7 @@ class World:
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
             return cls(rank, size, device, dist.ProcessGroupNCCL(store, rank, size, options))
-        return cls(rank, size, device, _gloo(store, rank, size, timeout))
+        return cls(rank, size, device, _gloo(store, rank, size, timeout, address))
 
     def share(self, keys: Sequence[Sequence[int]], groups: Sequence[int] | None) -> list[int]:
         """Indexes of this rank's sequences: whole groups where prefixes are shared, by number of rows as even as they come.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from frontier_tune.orchestration import actors, events, joined, learners, sample
 from frontier_tune.orchestration.handle import ActorDied, Deadlines, Handle
 from frontier_tune.orchestration.overlap import share_threads
 from frontier_tune.orchestration.plan import machine, placement
+from frontier_tune.orchestration.plan.placement import Seat
 from frontier_tune.orchestration.players import Players
 from frontier_tune.orchestration.supervise import Supervisor
 from frontier_tune.recipe import Recipe
@@ -69,17 +70,19 @@ class Crew:
         seats = placement.of_a_run(p, len(machine.gpus()))
         first = seats.learners[0].gpus
 
+        def places(chosen: Sequence[Seat]) -> list[tuple[str, tuple[int, ...]]]:
+            """Node and GPUs, on the nodes that there are now."""
+            every = [*seats.learners, *(seats.samplers if seats.samplers[0].gpus else ())]
+            nodes = joined.in_order(every) if cluster else [ray.get_runtime_context().get_node_id()]
+            return [(nodes[seat.node], seat.gpus) for seat in chosen]
+
         def sampler() -> Any:
             if p.samplers == 1 and not cluster:
                 hired = actors.remote(actors.SamplerActor, engine, 8, None, seats.samplers[0].gpus)
                 return hired.remote(base, recipe, log_file)
             fleet = actors.remote(samplers.Fleet, {"OMP_NUM_THREADS": "1"}, 12, own)
-            sat: list[tuple[str, tuple[int, ...]]] = []
-            if seats.samplers[0].gpus:
-                every = [*seats.learners, *seats.samplers]
-                nodes = joined.in_order(every) if cluster else [ray.get_runtime_context().get_node_id()]
-                sat = [(nodes[seat.node], seat.gpus) for seat in seats.samplers]
-            return fleet.remote(base, recipe, log_file, p.samplers, str(log.parent / events.FILE), sat)
+            sat = places(seats.samplers) if seats.samplers[0].gpus else []
+            return fleet.remote(base, recipe, log_file, p.samplers, str(log.parent / events.FILE), sat, places(seats.learners))
 
         def play(number: int) -> Any:
             where = joined.elsewhere(number) if cluster else None
@@ -91,7 +94,7 @@ class Crew:
             if size == 1:
                 return actors.remote(actors.LearnerActor, threads, 1, own, first).remote(base, recipe, log_file)
             group = actors.remote(learners.LearnerGroup, threads, 1, own, first)
-            return group.remote(base, recipe, log_file, size, [seat.gpus for seat in seats.learners])
+            return group.remote(base, recipe, log_file, size, places(seats.learners))
 
         hire: dict[str, Callable[[], Any]] = {
             SAMPLER: sampler,

@@ -195,13 +195,15 @@ def in_order(seats: Sequence[Seat]) -> list[str]:
     for number in range(1 + max(wanted)):
         need = wanted.get(number, 0)
         chosen = own if number == 0 else next((node for node in left if has[node] >= need), None)
+        if chosen is None and not need:  # a node that is gone was needed for no GPU
+            chosen = own
         if chosen is None or has[chosen] < need:
             raise BadInput(
                 f"placement: node {number} of the plan needs {need} GPUs, and Ray knows of "
                 + (f"{has[chosen]:g} on this machine" if chosen else "no further node that has them")
                 + "; start the nodes with their GPUs (ray start --num-gpus), or lower placement.gpus_per_node or nodes"
             )
-        if number:
+        if chosen in left:
             left.remove(chosen)
         out.append(chosen)
     return out

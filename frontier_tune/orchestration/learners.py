@@ -1,4 +1,4 @@
-"""Data-parallel learners as one: the first, in the crew's learner actor, starts the others and calls them along.
+"""Data-parallel learners as one: the first, in the crew's learner actor, starts the others, wherever they sit, and calls them.
 
 The crew sees one actor. The others are the first one's own (Ray ends them with it), get what it gets, and answer to it alone.
 """
@@ -19,7 +19,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from frontier_tune.contracts import BadInput, FrontierTuneError, GateFailed, Trajectory
 from frontier_tune.orchestration.actors import GPUS, LearnerActor, remote
 from frontier_tune.orchestration.handle import DEAD, ActorDied, first_line
+from frontier_tune.orchestration.meeting import Meeting, open_at, stay_on
+from frontier_tune.orchestration.travel import Files, at_hand, packed
 from frontier_tune.recipe import Recipe
+
+Place = tuple[str, tuple[int, ...]]  # a node of Ray's, and GPUs of it by number
 
 _ANSWER_S = 60.0  # seconds that another learner may take to answer once the first is done
 _LOOK_S = 0.2  # seconds between two looks at who has died, while they meet
@@ -31,7 +35,7 @@ class LearnerLost(ActorDied):
     role = "learner"
 
 
-def _world(recipe: Recipe, rank: int, size: int, rendezvous: str) -> Any:
+def _world(recipe: Recipe, rank: int, size: int, rendezvous: str | Meeting) -> Any:
     import torch
 
     from frontier_tune.learning.parallel import World
@@ -42,14 +46,33 @@ def _world(recipe: Recipe, rank: int, size: int, rendezvous: str) -> Any:
     if cuda and not own and size > torch.cuda.device_count():
         raise BadInput(f"placement.learners: {size}, one GPU each, but this machine has {torch.cuda.device_count()}; lower it")
     device = torch.device("cuda", 0 if own else rank) if cuda else torch.device("cpu")
-    return World.join(rank, size, rendezvous, device, sharded=recipe.placement.shard_base)
+    sharded = recipe.placement.shard_base
+    if isinstance(rendezvous, str):
+        return World.join(rank, size, rendezvous, device, sharded=sharded)
+    address = ray.util.get_node_ip_address()
+    stay_on(address)
+    return World.join(rank, size, rendezvous.store(), device, sharded=sharded, address=address)
 
 
 class Follower(LearnerActor):
-    """A learner of rank 1 and more."""
+    """A learner of rank 1 and more. On another node it is sent the directories that it is to read."""
 
-    def __init__(self, base_dir: str, recipe: Recipe, log: str | None, rank: int, size: int, rendezvous: str) -> None:
+    def __init__(self, base_dir: str, recipe: Recipe, log: str | None, rank: int, size: int, rendezvous: str | Meeting) -> None:
         super().__init__(base_dir, recipe, log, _world(recipe, rank, size, rendezvous))
+
+    def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | Files | None = None) -> list[list[float]]:
+        if adapter_dir is None:
+            return super().score(sequences)
+        with at_hand(adapter_dir) as directory:
+            return super().score(sequences, directory)
+
+    def load(self, directory: str | Files) -> None:
+        with at_hand(directory) as here:
+            super().load(here)
+
+    def start_from(self, directory: str | Files) -> None:
+        with at_hand(directory) as here:
+            super().start_from(here)
 
 
 class LearnerGroup(LearnerActor):
@@ -59,20 +82,25 @@ class LearnerGroup(LearnerActor):
     base is split over them whatever runs it is done by all, else what changes nothing by this one alone.
     """
 
-    def __init__(
-        self, base_dir: str, recipe: Recipe, log: str | None, size: int, gpus: Sequence[tuple[int, ...]] | None = None
-    ) -> None:
-        """``gpus``: of each learner, by rank, where the plan gives them GPUs of their own."""
+    _apart = False  # whether some are on other nodes, where what is in a directory here can't be read
+
+    def __init__(self, base_dir: str, recipe: Recipe, log: str | None, size: int, places: Sequence[Place] = ()) -> None:
+        """``places``: of each learner, by rank; without them all are on this node, and see the same GPUs."""
         self._sharded = recipe.placement.shard_base
-        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # they meet in a file
-        gpus = gpus or [()] * size
+        own = ray.get_runtime_context().get_node_id()
+        places = places or [(own, ())] * size
+        self._apart = any(node != own for node, _ in places)
         self._met_in = tempfile.mkdtemp(
             prefix="learners-"
         )  # needed until the first update: NCCL connects in its first collective
-        meeting = str(Path(self._met_in, "store"))
+        meeting: str | Meeting = str(Path(self._met_in, "store"))
+        if self._apart:  # held for as long as this one lives: who comes late asks it
+            meeting, self._store = open_at(ray.util.get_node_ip_address())
         self._others = [
-            remote(Follower, {}, 1, beside, gpus[rank], cpus=0).remote(base_dir, recipe, log, rank, size, meeting)
-            for rank in range(1, size)
+            remote(Follower, {}, 1, NodeAffinitySchedulingStrategy(node, soft=False), gpus, cpus=0).remote(
+                base_dir, recipe, log, rank, size, meeting
+            )
+            for rank, (node, gpus) in enumerate(places[1:], 1)
         ]
         standing = [other.started.remote() for other in self._others]
         try:
@@ -112,14 +140,18 @@ class LearnerGroup(LearnerActor):
     def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]:
         if not self._sharded:
             return super().score(sequences, adapter_dir)
-        found: list[list[float]] = self._together("score", sequences, adapter_dir)
+        found: list[list[float]] = self._together("score", sequences, adapter_dir, sent=[sequences, self._sent(adapter_dir)])
         return found
 
     def load(self, directory: str) -> None:
-        self._together("load", directory)
+        self._together("load", directory, sent=[self._sent(directory)])
 
     def start_from(self, directory: str) -> None:
-        self._together("start_from", directory)
+        self._together("start_from", directory, sent=[self._sent(directory)])
+
+    def _sent(self, directory: str | None) -> str | Files | None:
+        """A directory for the others: its name, or what is in it where one of them is on another node."""
+        return directory if directory is None or not self._apart else packed(directory)
 
     def save_adapter(self, directory: str) -> None:
         self._agree()
@@ -129,8 +161,9 @@ class LearnerGroup(LearnerActor):
         self._agree()
         super().save(directory)
 
-    def _together(self, method: str, *arguments: Any) -> Any:
-        shared = [ray.put(argument) for argument in arguments]
+    def _together(self, method: str, *arguments: Any, sent: Sequence[Any] | None = None) -> Any:
+        """``method`` by all; ``sent``: the others' arguments, where they are not this one's."""
+        shared = [ray.put(argument) for argument in (arguments if sent is None else sent)]
         refs = [getattr(other, method).remote(*shared) for other in self._others]
         try:
             mine = getattr(super(), method)(*arguments)

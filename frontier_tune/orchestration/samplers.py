@@ -7,7 +7,6 @@ the policy of now before it serves (it may come up in the middle of a step, or o
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -17,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -26,6 +24,7 @@ from frontier_tune.orchestration import actors
 from frontier_tune.orchestration.events import Events
 from frontier_tune.orchestration.handle import ActorDied, first_line
 from frontier_tune.orchestration.retry import backoff
+from frontier_tune.orchestration.travel import Files, packed, unpacked
 from frontier_tune.recipe import Recipe
 from frontier_tune.sampling.environment import engine_environment
 
@@ -44,10 +43,8 @@ class FleetLost(ActorDied):
 class Member(actors.SamplerActor):
     """One sampler of several. An adapter reaches it as bytes, by one broadcast through Ray's object store."""
 
-    def load_policy(self, files: Mapping[str, np.ndarray], version: int, activate: bool) -> None:
-        with tempfile.TemporaryDirectory(prefix="policy-") as directory:
-            for name, content in files.items():
-                Path(directory, name).write_bytes(content.tobytes())
+    def load_policy(self, files: Files, version: int, activate: bool) -> None:
+        with unpacked(files) as directory:
             self.sync(directory, version, activate)
 
 
@@ -98,8 +95,10 @@ class Fleet:
         size: int,
         events: str | None = None,
         seats: Sequence[tuple[str, tuple[int, ...]]] = (),
+        learners: Sequence[tuple[str, tuple[int, ...]]] = (),
     ) -> None:
-        """``seats``: node and GPUs of each, where they have GPUs; else they go to whichever node is the emptiest."""
+        """``seats``: node and GPUs of each, where they have GPUs; else they go to whichever node is the emptiest. ``learners``:
+        where those sit."""
         actors._open_log(log)
         self._arguments, self._recipe = (base_dir, recipe, log), recipe
         self._environment = engine_environment(recipe.sampler.threads)
@@ -111,7 +110,7 @@ class Fleet:
         self._current = self._turn = self._deaths = self._passes = 0
         self._died_on = Counter[str]()
         self._failure: FrontierTuneError | None = None
-        self._seats = list(seats)
+        self._seats, self._learners = list(seats), list(learners)
         self._slots = [Slot(n) for n in range(size)]
         for slot in self._slots:
             self._hire(slot)
@@ -143,8 +142,7 @@ class Fleet:
 
     def sync(self, adapter_dir: str, version: int, activate: bool = True) -> None:
         """To all, by one broadcast. Who dies meanwhile is not waited for: the next one catches up."""
-        files = {p.name: np.frombuffer(p.read_bytes(), np.uint8) for p in Path(adapter_dir).iterdir() if p.is_file()}
-        shared = ray.put(files)
+        shared = ray.put(packed(adapter_dir))
         with self._policy_lock:  # nobody joins meanwhile: who serves now is told, who comes later is given it then
             self._mend()
             if activate:
@@ -209,7 +207,7 @@ class Fleet:
         if self._seats:
             self._seat(slot, {n["NodeID"]: n["Resources"].get("GPU", 0) for n in found})
             return
-        taken = {self._here: 1}
+        taken = {self._here: 1} | Counter(node for node, _ in self._learners)
         for other in self._slots:
             if other is not slot and other.actor is not None:
                 taken[other.node] = taken.get(other.node, 0) + 1
@@ -223,7 +221,7 @@ class Fleet:
         ``has``: GPUs by living node. Without such a node the others serve alone, and it is looked for again later.
         """
         node, gpus = self._seats[slot.number]
-        taken = {(there, gpu) for there, numbers in self._seats for gpu in numbers}
+        taken = {(there, gpu) for there, numbers in (*self._seats, *self._learners) for gpu in numbers}
         spare = [n for n in sorted(has) if n != self._here and has[n] > max(gpus) and not taken & {(n, gpu) for gpu in gpus}]
         alive = [n for n in (node, *spare) if n in has]
         if not alive:

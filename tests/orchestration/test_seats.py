@@ -55,7 +55,8 @@ def test_each_is_hired_with_its_seat(
 
         def remote(self, *arguments: Any) -> None:
             last = arguments[-1] if self.name in ("Fleet", "LearnerGroup") else None
-            hired[self.name] = [self.gpus] if last is None else [gpus[1] if self.name == "Fleet" else gpus for gpus in last]
+            seats = arguments[5] if self.name == "Fleet" else last
+            hired[self.name] = [self.gpus] if last is None else [gpus for _, gpus in seats or ()]
 
     monkeypatch.setattr(actors, "remote", lambda cls, env, concurrency, where=None, gpus=(), cpus=1: Hired(cls, gpus))
     monkeypatch.setattr(machine, "gpus", lambda: [GPU] * 4)
@@ -122,13 +123,14 @@ def test_the_plan_s_nodes_are_those_that_have_its_gpus(monkeypatch: pytest.Monke
 def test_a_spare_node_takes_a_dead_one_s_place(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[int, str, Sequence[int]]] = []
     fleet = Fleet.__new__(Fleet)
-    fleet._seats, fleet._here, fleet._limits = [("own", (1,)), ("b", (0,)), ("b", (1,))], "own", recipe_of().reliability
+    fleet._seats, fleet._learners = [("own", (1,)), ("b", (0,)), ("b", (1,))], [("e", (0, 1))]
+    fleet._here, fleet._limits = "own", recipe_of().reliability
     fleet._died_on = crew.samplers.Counter()
     monkeypatch.setattr(crew.samplers, "NodeAffinitySchedulingStrategy", lambda node, soft: node)
     monkeypatch.setattr(fleet, "_start", lambda slot, where, gpus: started.append((slot.number, slot.node, gpus)))
     slots = [Slot(n) for n in range(3)]
     fleet._seat(slots[1], {"own": 2, "b": 2, "c": 2})
-    fleet._seat(slots[1], {"own": 2, "d": 1})  # b is gone
+    fleet._seat(slots[1], {"own": 2, "d": 1, "e": 2})  # b is gone
     fleet._seat(slots[2], {"own": 2, "d": 1})  # one GPU is too few for it
     assert started == [(1, "b", (0,)), (1, "d", (0,))] and slots[2].not_before > 0
 

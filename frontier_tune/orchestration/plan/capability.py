@@ -30,10 +30,6 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
             recipe.adapter.router and (p.shard_base or warm or bool(p.gpus_per_node or machine.gpus())),
             "routers that learn, with a split base, a warm start or GPUs: they are trained in one process and sampled on CPUs",
         ),
-        "placement.learners": (
-            bool(p.gpus_per_node) and p.learners > (p.gpus_per_node or 0),
-            f"{p.learners} learners on several nodes: they meet in a file of one machine",
-        ),
         "placement.episode_actors": (
             p.episode_actors > 1 and recipe.run.deterministic,
             "run.deterministic with several episode actors: what shares a batch in the sampler depends on which was quicker",

@@ -1,0 +1,55 @@
+"""Where learners of several nodes meet: a key-value store of torch's on the first one's node, on the cluster's address alone.
+
+``torch.distributed.TCPStore`` would listen on every interface, and asks nobody who he is. So it is given a socket that listens on
+the node's address in the cluster, and all keys begin with a secret, which travels with the calls of Ray, that know who calls.
+Neither it nor what the learners then exchange is encrypted, as nothing between the nodes of a Ray cluster is by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """``host`` and ``port`` of the store, and what its keys begin with."""
+
+    host: str
+    port: int
+    secret: str
+
+    def store(self, seconds: float = 600.0) -> Store:
+        """A connection to it. Waits up to ``seconds`` for it, and later for each key."""
+        from torch import distributed as dist
+
+        there = dist.TCPStore(self.host, self.port, None, False, timedelta(seconds=seconds), wait_for_workers=False)
+        return dist.PrefixStore(self.secret, there)
+
+
+def open_at(address: str, seconds: float = 600.0) -> tuple[Meeting, Any]:
+    """A store that listens on ``address`` of this machine alone, on a free port; it ends with the second thing returned."""
+    from torch import distributed as dist
+
+    listening = socket.create_server((address, 0))
+    port = int(listening.getsockname()[1])
+    server = dist.TCPStore(
+        address, port, None, True, timedelta(seconds=seconds), wait_for_workers=False, master_listen_fd=listening.detach()
+    )
+    return Meeting(address, port, secrets.token_hex(16)), server
+
+
+def stay_on(address: str) -> None:
+    """Let NCCL, in this process, listen on the interface that has ``address`` alone; whoever has chosen one keeps it."""
+    import psutil
+
+    names = [name for name, found in psutil.net_if_addrs().items() if any(a.address == address for a in found)]
+    if names:
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={names[0]}")
