@@ -73,9 +73,9 @@ def covering(mass_LE: Tensor, layers: Sequence[int], share: float, rank: int) ->
         total = float(mass_E.sum())
         if not (math.isfinite(total) and total > 0):
             raise BadInput(f"expert selection: no routing mass on layer {layer}; measure it over played episodes")
-        descending, order = torch.sort(mass_E, descending=True, stable=True)
+        descending, order = torch.sort(mass_E / total, descending=True, stable=True)
         before = descending.cumsum(0) - descending  # an expert is taken while those before it don't suffice
-        needed = int(((before < share * total * (1 - 1e-12)) & (descending > 0)).sum())
+        needed = int(((before < share * (1 - 1e-12)) & (descending > 0)).sum())
         chosen[int(layer)] = tuple(sorted(order[:needed].tolist()))
     return Selection(mass_LE.shape[1], rank, chosen)
 

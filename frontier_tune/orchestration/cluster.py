@@ -33,6 +33,7 @@ SETTINGS = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",  # its head would keep a history of 100,000 calls: 150 MiB in an hour
     "RAY_gcs_server_port_wait_time_s": "120",  # on a busy machine its 20 s are too short to start in
     "RAY_worker_niceness": "0",  # Ray's 15 would let every other process of the machine go first
     # Ray takes 127.0.0.1 for this node instead of asking for the route to a public name server.
