@@ -175,7 +175,9 @@ def main() -> None:
     options.add_argument("--recipe", type=Path, default=RECIPE)
     options.add_argument("--minutes", type=float, default=20.0, help="of training in this piece")
     options.add_argument("--hours", type=float, default=1.0, help="of training in all")
-    options.add_argument("--warmup", type=int, default=100, help="steps of each piece that are not judged: the sampler still grows")
+    options.add_argument(
+        "--warmup", type=int, default=100, help="steps of each piece that are not judged: the sampler still grows"
+    )
     options.add_argument("--set", action="append", default=[], help="further settings of the recipe, KEY=VALUE")
     args = options.parse_args()
     work = args.work.absolute()
