@@ -50,7 +50,8 @@ class _SwiGLUExperts(torch.autograd.Function):
         row_TK[order_S] = torch.arange(order_S.numel(), device=order_S.device)
         row_TK = row_TK.view(-1, top_k)
         token_S = order_S // top_k
-        count_E = torch.bincount(flat_S, minlength=experts).tolist()
+        counted_E = torch.bincount(flat_S, minlength=experts)
+        count_E = counted_E.tolist()
 
         rows = token_S.numel()
         gate_up_S = x_TH.new_empty(rows, 2 * width)
@@ -66,14 +67,14 @@ class _SwiGLUExperts(torch.autograd.Function):
             y = torch.mm(h, down[e].t(), out=y_S[s])
             if ha_S is not None and a2 is not None and b2 is not None:
                 y.addmm_(torch.mm(h, a2[e].t(), out=ha_S[s]), b2[e], alpha=s2)
-        ctx.save_for_backward(x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, order_S, row_TK, gate_up_S, xa_S, ha_S)
-        ctx.count_E, ctx.s1, ctx.s2 = count_E, s1, s2
+        ctx.save_for_backward(x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, order_S, row_TK, gate_up_S, xa_S, ha_S, counted_E)
+        ctx.s1, ctx.s2 = s1, s2  # counts are a tensor, too: where a layer is run again, all that is kept is of that run
         return _combine(row_TK, y_S, weight_TK)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_TH: Tensor) -> tuple[Tensor | None, ...]:
-        x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, order_S, row_TK, gate_up_S, xa_S, ha_S = ctx.saved_tensors
+        x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, order_S, row_TK, gate_up_S, xa_S, ha_S, counted_E = ctx.saved_tensors
         need_x, _, need_w, need_gate_up, need_down = ctx.needs_input_grad[:5]
         s1, s2 = ctx.s1, ctx.s2
         token_S = order_S // row_TK.shape[1]
@@ -85,7 +86,7 @@ class _SwiGLUExperts(torch.autograd.Function):
         da1, db1, da2, db2 = (None if p is None else torch.zeros_like(p) for p in (a1, b1, a2, b2))
         dgate_up = torch.zeros_like(gate_up) if need_gate_up else None
         ddown = torch.zeros_like(down) if need_down else None
-        for e, s in _slices(ctx.count_E):
+        for e, s in _slices(counted_E.tolist()):
             tokens, w = token_S[s], weight_S1[s]
             dy = dout_TH.index_select(0, tokens)  # without the routing weight: that comes in at h, which is narrower
             z = gate_up_S[s]

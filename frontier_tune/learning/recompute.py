@@ -1,9 +1,9 @@
 """Activation checkpointing (arXiv:1604.06174, section 4): a decoder layer keeps its input alone and is run again in backward.
 
 The second run has to be the first one once more. So what a layer reads besides its input is put back for it: the rows that the
-last MLP is run on, and the routes that the first run took. Its routers choose nothing, which leaves a replay neither asked nor
-told twice, and sends no token elsewhere on a device whose sums differ from one run to the next. Random numbers are not drawn:
-a policy has no dropout.
+last MLP is run on, and the routes that the first run took. Our routers choose nothing then, which leaves a replay neither asked
+nor told twice. Routers that are not ours (on a GPU without replay) choose again: where its sums differ from one run to the next a
+token may go elsewhere, and the gradient is that of the second run. Random numbers are not drawn: a policy has no dropout.
 
 Forwards without a gradient (scoring, those of the base) keep nothing as it is, and run as ever. A base that is split over
 learners is put together by hooks around ``forward``, before a layer's backward begins: the second run finds it there.

@@ -1,14 +1,13 @@
 """Where learners of several nodes meet: a key-value store of torch's on the first one's node, on the cluster's address alone.
 
-``torch.distributed.TCPStore`` would listen on every interface, and asks nobody who he is. So it is given a socket that listens on
-the node's address in the cluster, and all keys begin with a secret, which travels with the calls of Ray, that know who calls.
-Neither it nor what the learners then exchange is encrypted, as nothing between the nodes of a Ray cluster is by itself.
+``torch.distributed.TCPStore`` would listen on every interface, and is given a socket that listens on the node's address in the
+cluster instead. It asks nobody who he is, and neither do gloo and NCCL: whoever reaches that address can read and change what
+learners exchange.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,18 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Meeting:
-    """``host`` and ``port`` of the store, and what its keys begin with."""
+    """``host`` and ``port`` of the store."""
 
     host: str
     port: int
-    secret: str
 
     def store(self, seconds: float = 600.0) -> Store:
         """A connection to it. Waits up to ``seconds`` for it, and later for each key."""
         from torch import distributed as dist
 
-        there = dist.TCPStore(self.host, self.port, None, False, timedelta(seconds=seconds), wait_for_workers=False)
-        return dist.PrefixStore(self.secret, there)
+        return dist.TCPStore(self.host, self.port, None, False, timedelta(seconds=seconds), wait_for_workers=False)
 
 
 def open_at(address: str, seconds: float = 600.0) -> tuple[Meeting, Any]:
@@ -43,7 +40,7 @@ def open_at(address: str, seconds: float = 600.0) -> tuple[Meeting, Any]:
     server = dist.TCPStore(
         address, port, None, True, timedelta(seconds=seconds), wait_for_workers=False, master_listen_fd=listening.detach()
     )
-    return Meeting(address, port, secrets.token_hex(16)), server
+    return Meeting(address, port), server
 
 
 def stay_on(address: str) -> None:

@@ -1,4 +1,4 @@
-"""Learners of several nodes meet on those nodes' addresses alone, by a secret, and are sent what they are to read."""
+"""Learners of several nodes meet on those nodes' addresses alone, and are sent what they are to read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from frontier_tune.learning.parallel import World
 from frontier_tune.orchestration.actors import LearnerActor
 from frontier_tune.orchestration.learners import Follower, LearnerGroup
-from frontier_tune.orchestration.meeting import Meeting, open_at
+from frontier_tune.orchestration.meeting import open_at
 from frontier_tune.orchestration.travel import packed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ OTHER = """
 import json, psutil, sys, torch
 from frontier_tune.learning.parallel import World
 from frontier_tune.orchestration.meeting import Meeting
-store = Meeting(sys.argv[1], int(sys.argv[2]), sys.argv[3]).store(60)
+store = Meeting(sys.argv[1], int(sys.argv[2])).store(60)
 world = World.join(1, 2, store, torch.device("cpu"), 60.0, address="127.0.0.2")
 total = world.add_numbers([2.0, 5.0])
 listening = sorted({c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"})
@@ -40,7 +40,7 @@ def test_two_addresses_meet_and_nobody_listens_elsewhere() -> None:
     """All of 127.0.0.0/8 is this machine: two of its addresses stand for those of two nodes."""
     before = listening()
     meeting, server = open_at("127.0.0.1", 60)
-    command = [sys.executable, "-c", OTHER, meeting.host, str(meeting.port), meeting.secret]
+    command = [sys.executable, "-c", OTHER, meeting.host, str(meeting.port)]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True) as other:
         world = World.join(0, 2, meeting.store(60), torch.device("cpu"), 60.0, address="127.0.0.1")
         assert world.add_numbers([1.0, 2.0]) == [3.0, 7.0]
@@ -49,14 +49,6 @@ def test_two_addresses_meet_and_nobody_listens_elsewhere() -> None:
         said = json.loads(other.communicate(timeout=120)[0])
     assert said == {"total": [3.0, 7.0], "listening": ["127.0.0.2"]}
     del world, server
-
-
-def test_who_lacks_the_secret_finds_nothing() -> None:
-    meeting, server = open_at("127.0.0.1", 20)
-    meeting.store(20).set("0", "address of rank 0")
-    stranger = Meeting(meeting.host, meeting.port, "another").store(20)
-    assert meeting.store(20).check(["0"]) and not stranger.check(["0"])
-    del server
 
 
 @pytest.mark.parametrize("apart", [False, True])
