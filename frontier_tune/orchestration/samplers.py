@@ -216,7 +216,8 @@ class Fleet:
         self._start(slot, where)
 
     def _seat(self, slot: Slot, has: Mapping[str, float]) -> None:
-        """Start an actor on the GPUs of ``slot``'s seat; where its node is gone, on those of another node, if nobody sits there.
+        """Start an actor on the GPUs of ``slot``'s seat, or on another node's where nobody sits and fewer have died: Ray counts a
+        node as alive for some seconds after its end.
 
         ``has``: GPUs by living node. Without such a node the others serve alone, and it is looked for again later.
         """
