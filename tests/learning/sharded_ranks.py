@@ -178,7 +178,6 @@ def serve(rank: int, size: int, root: Path, connection: Connection) -> None:
             found[name] = look(root / (family if name != "tied" else name), dtype, world)
         found["again"] = look(root / "qwen3_moe", "float32", world, "learner.activation_checkpointing=true")
         found["steps"] = steps(root / "qwen3_moe", STEPS, 20, world)
-        found["recomputed"] = steps(root / "qwen3_moe", (*STEPS, "learner.activation_checkpointing=true"), 3, world)
         found["ppo"] = steps(root / "qwen3_moe", PPO, 2, world)
         found["checkpoints"] = checkpoints(root / "qwen3_moe", root, world)
         found["memory"] = memory(root / "memory", world)

@@ -11,17 +11,9 @@ from frontier_tune.contracts import BadInput, Blame, Request, SamplingParams
 from frontier_tune.experts import canonical
 from frontier_tune.sampling.engine import EngineFailed, VLLMSampler
 from tests import tiny
+from tests.sampling.scoring import SEQUENCES, at_once, gap, tokens
 
 pytestmark = pytest.mark.slow
-
-
-def tokens(n, seed=0):
-    return torch.randint(2, tiny.VOCABULARY, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def gap(a, b):
-    flat = [abs(x - y) for xs, ys in zip(a, b, strict=True) for x, y in zip(xs, ys, strict=True)]
-    return sum(flat) / len(flat)
 
 
 def drain(sampler, requests, client=""):
@@ -29,9 +21,6 @@ def drain(sampler, requests, client=""):
     while len(done) < len(requests):
         done += sampler.exchange([], client)
     return {c.request_id: c for c in done}
-
-
-SEQUENCES = [tokens(n, n) for n in (40, 7, 200, 2)]
 
 
 @pytest.mark.parametrize(
@@ -97,16 +86,7 @@ def test_a_mixed_batch_leaves_base_rows_alone(qwen):
     qwen.sampler.sync(qwen.write("mixed", seed=2, std=0.5), numbers[1], activate=False)
     qwen.sampler.sync(qwen.write("mixed-too", seed=40, std=0.5), numbers[2], activate=False)
     alone = {n: qwen.sampler.score(SEQUENCES, n) for n in numbers}
-    results = {}
-
-    def score(number):
-        results[number] = qwen.sampler.score(SEQUENCES, number)
-
-    threads = [threading.Thread(target=score, args=(n,)) for n in numbers]
-    # Started while the engine's thread is held up, so that all are in its next step.
-    qwen.sampler._call(lambda backend: [t.start() for t in threads] and threads[0].join(0.3))
-    for t in threads:
-        t.join()
+    results = at_once(qwen.sampler, numbers)
     assert gap(results[0], qwen.reference(SEQUENCES, adapter=False)) < 1e-5
     for n in numbers:
         assert gap(results[n], alone[n]) < 1e-6

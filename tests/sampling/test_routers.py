@@ -1,7 +1,6 @@
 """Adapters that bring routers of their own: in the engine they are the learner's, row by row, and the parity gate proves it."""
 
 import dataclasses
-import threading
 
 import pytest
 import torch
@@ -9,21 +8,9 @@ import torch
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput, GateFailed, Request, SamplingParams
 from frontier_tune.experts import canonical
-from tests import tiny
+from tests.sampling.scoring import SEQUENCES, at_once, gap
 
 pytestmark = pytest.mark.slow
-
-
-def tokens(n, seed=0):
-    return torch.randint(2, tiny.VOCABULARY, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def gap(a, b):
-    flat = [abs(x - y) for xs, ys in zip(a, b, strict=True) for x, y in zip(xs, ys, strict=True)]
-    return sum(flat) / len(flat)
-
-
-SEQUENCES = [tokens(n, n) for n in (40, 7, 200, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +55,7 @@ def test_rows_of_several_routers_share_a_batch(qwen, learner, tmp_path):
         numbers.append(qwen.next_version())
         wanted[numbers[-1]] = learner.score(SEQUENCES)
         qwen.sampler.sync(tmp_path / f"{n}", numbers[-1], activate=False)
-    found = {}
-
-    def score(number):
-        found[number] = qwen.sampler.score(SEQUENCES, number)
-
-    threads = [threading.Thread(target=score, args=(n,)) for n in numbers]
-    qwen.sampler._call(lambda backend: [t.start() for t in threads] and threads[0].join(0.3))
-    for t in threads:
-        t.join()
+    found = at_once(qwen.sampler, numbers)
     for n in numbers:
         assert gap(found[n], wanted[n]) < 1e-5
     for n in numbers[1:]:
