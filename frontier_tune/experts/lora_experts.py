@@ -11,7 +11,7 @@ experts module and reads PEFT's own parameters, so saving, loading, merging and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -323,3 +323,26 @@ def install(model: nn.Module) -> int:
     if not outermost:
         raise BadInput("adapter.experts: no expert parameters matched the LoRA targets; is the base a mixture of experts?")
     return len(outermost)
+
+
+class _PlainForward:
+    """The replaced ``forward`` of a module of experts without adapters, whose own weights learn."""
+
+    def __init__(self, experts: Any) -> None:
+        self.experts = experts
+
+    def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        experts = self.experts
+        return swiglu_experts(hidden_states, top_k_index, top_k_weights, experts.gate_up_proj, experts.down_proj)
+
+
+def install_plain(modules: Mapping[str, nn.Module]) -> None:
+    """Run modules of experts, by name, through ``swiglu_experts`` without adapters: the weights' own gradients come back.
+
+    Raises:
+        BadInput: one has another layout.
+    """
+    for name, experts in modules.items():
+        if reason := _why_not(experts):
+            raise BadInput(f"{name}: full fine-tuning of these experts is not supported, because {reason}")
+        experts.forward = _PlainForward(experts)  # type: ignore[method-assign, assignment]

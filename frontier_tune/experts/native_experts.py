@@ -44,6 +44,14 @@ def pack(weight: Tensor) -> Tensor:
     return packed
 
 
+def unpack(packed: Tensor) -> Tensor:
+    """What ``pack`` was given, [E, out, in]."""
+    experts, out, inner = packed.shape
+    depth = _depth(packed.dtype)
+    panels = packed.reshape(experts, out // WIDTH, inner // depth, WIDTH, depth)
+    return panels.transpose(2, 3).reshape(experts, out, inner)
+
+
 def _depth(dtype: torch.dtype) -> int:
     """How many consecutive terms of a sum lie side by side in matrices."""
     return 2 if dtype == torch.bfloat16 else 1

@@ -205,6 +205,13 @@ def loads(model: Any) -> list[int]:
     return [getattr(experts, "loads", 0) for experts in experts_of(model)]
 
 
+def tie_again(model: Any) -> None:
+    """After a reload: the CPU kernels pack a copy of the output embedding, which no one makes anew where it is the input one."""
+    head = getattr(model, "lm_head", None)
+    if head is not None and getattr(head, "weight", None) is model.model.embed_tokens.weight:
+        head.quant_method.process_weights_after_loading(head)
+
+
 _stock_load_weights = RoutedExperts.load_weights
 
 

@@ -1,6 +1,7 @@
 """The learner's state in files: the adapter as PEFT writes it, the optimizer as safetensors, counters as JSON. No pickle.
 
-``adapter_config.json`` and ``adapter_model.safetensors`` are stock PEFT; ``optimizer.safetensors`` holds exp_avg.<parameter>,
+``adapter_config.json`` and ``adapter_model.safetensors`` are stock PEFT (where all of the base's weights learn,
+``weights.safetensors`` in their place: learning.full); ``optimizer.safetensors`` holds exp_avg.<parameter>,
 exp_avg_sq.<parameter> and the random state; ``learner.json`` counters, the base's fingerprint and the adapter's digests.
 """
 
@@ -20,6 +21,7 @@ from frontier_tune.algorithms.batch import Coefficients
 from frontier_tune.contracts import BadInput, FrontierTuneError
 from frontier_tune.experts import canonical, families, selection
 from frontier_tune.learning import expert_usage
+from frontier_tune.learning.full import FullPolicy
 from frontier_tune.learning.model import Policy
 
 if TYPE_CHECKING:
@@ -48,6 +50,16 @@ def save_adapter(policy: Policy, directory: Path) -> None:
         policy.selection.write(directory, "all")
 
 
+def hand_over(policy: Policy, directory: Path, dtype: torch.dtype | None) -> None:
+    """Write the adapter; or, where all weights learn, the model at ``dtype`` (None: in its base's, with a tokenizer)."""
+    if not isinstance(policy, FullPolicy):
+        save_adapter(policy, directory)
+        return
+    _finite(policy.state(), "weights")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    policy.write_model(directory) if dtype is None else policy.write(directory, dtype)
+
+
 def save(learner: Learner, directory: Path) -> None:
     tensors: dict[str, Tensor] = {"generator": learner.generator.get_state(), "torch": torch.get_rng_state()}
     steps: dict[str, float] = {}
@@ -56,7 +68,11 @@ def save(learner: Learner, directory: Path) -> None:
             tensors |= {f"{moment}.{name}": state[moment].detach().cpu().contiguous() for moment in _MOMENTS}
             steps[name] = float(state["step"])
     _finite(tensors | (learner.critic.tensors() if learner.critic else {}), "optimizer and critic")
-    save_adapter(learner.policy, directory)
+    if isinstance(learner.policy, FullPolicy):
+        _finite(learner.policy.state(), "weights")
+        learner.policy.save(directory)
+    else:
+        save_adapter(learner.policy, directory)
     save_file(tensors, str(directory / OPTIMIZER))
     if learner.critic:
         learner.critic.save(directory)
@@ -77,22 +93,10 @@ def load(learner: Learner, directory: Path) -> None:
     state = json.loads((directory / STATE).read_text())
     if state["base"] != learner.policy.fingerprint():
         raise BadInput(f"{directory}: this state belongs to another base than {learner.policy.base_dir}")
-    adapter = load_file(str(directory / canonical.WEIGHTS))
-    here = {name: t.shape for name, t in learner.policy.state().items()}
-    if {name: t.shape for name, t in adapter.items()} != here:
-        raise BadInput(f"{directory}: the adapter has other targets or another rank than the recipe's adapter section asks for")
-    if (scaling := canonical.scaling_of(canonical.read_config(directory))) != learner.policy.scaling:
-        raise BadInput(
-            f"{directory}: the adapter is scaled by {scaling:g} (alpha / rank), the recipe's adapter section asks for "
-            f"{learner.policy.scaling:g}; its tensors would be another policy. Set adapter.alpha back"
-        )
-    if canonical.digests(canonical.load(directory, learner.policy.config)) != state["digests"]:
-        raise BadInput(f"{directory}: damaged: {canonical.WEIGHTS} is not the one that {STATE} was written with")
-    set_peft_model_state_dict(learner.policy.peft, adapter)
-    expert_usage.release(learner.policy)  # a learner that goes back, before its selection perhaps
-    selected = selection.read(directory)
-    if selected is not None:
-        expert_usage.confine(learner.policy, selected[0])
+    if isinstance(learner.policy, FullPolicy):
+        learner.policy.load(directory, state["digests"])
+    else:
+        _load_adapter(learner.policy, directory, state["digests"])
     tensors = load_file(str(directory / OPTIMIZER))
     learner.optimizer.state.clear()
     for name, p in learner.policy.named_parameters():
@@ -110,3 +114,24 @@ def load(learner: Learner, directory: Path) -> None:
     learner.guard.set_counts(state)
     if "coefficients" in state:  # of the controllers; earlier states have none to restore
         learner.coefficients = Coefficients(**state["coefficients"])
+
+
+def _load_adapter(policy: Policy, directory: Path, digests: dict[str, str]) -> None:
+    if not (directory / canonical.WEIGHTS).is_file():
+        raise BadInput(f"{directory}: this state is of a run that trained all weights; set learner.trainable to all")
+    adapter = load_file(str(directory / canonical.WEIGHTS))
+    here = {name: t.shape for name, t in policy.state().items()}
+    if {name: t.shape for name, t in adapter.items()} != here:
+        raise BadInput(f"{directory}: the adapter has other targets or another rank than the recipe's adapter section asks for")
+    if (scaling := canonical.scaling_of(canonical.read_config(directory))) != policy.scaling:
+        raise BadInput(
+            f"{directory}: the adapter is scaled by {scaling:g} (alpha / rank), the recipe's adapter section asks for "
+            f"{policy.scaling:g}; its tensors would be another policy. Set adapter.alpha back"
+        )
+    if canonical.digests(canonical.load(directory, policy.config)) != digests:
+        raise BadInput(f"{directory}: damaged: {canonical.WEIGHTS} is not the one that {STATE} was written with")
+    set_peft_model_state_dict(policy.peft, adapter)
+    expert_usage.release(policy)  # a learner that goes back, before its selection perhaps
+    selected = selection.read(directory)
+    if selected is not None:
+        expert_usage.confine(policy, selected[0])

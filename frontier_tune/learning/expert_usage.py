@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frontier_tune.contracts import BadInput
+from frontier_tune.contracts import BadInput, Trajectory
 from frontier_tune.experts import selection
 from frontier_tune.experts.families import family_of, moe_shape
 from frontier_tune.experts.selection import Selection
@@ -82,6 +82,16 @@ def release(policy: Policy) -> None:
         handle.remove()
     policy.confined.clear()
     policy.selection = None
+
+
+def choose_once(policy: Policy, share: float | None, batches: Sequence[Sequence[Trajectory]], score: Any) -> None:
+    """Before the first step, where the recipe asks for it (``share``): the experts that its episodes go through are those that
+    learn."""
+    if share is None or policy.selection is not None:
+        return
+    played = [t.tokens for trajectories in batches for t in trajectories if t.trainable and len(t.tokens) > 1]
+    if played:  # else no update follows, either
+        confine(policy, select(policy, measured(policy, played, score), share))
 
 
 def _kept(keep: Tensor, gradient: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from frontier_tune.native import build
 
 
 class _RMSNorm(torch.autograd.Function):
-    """``y = w x / sqrt(mean(x^2) + eps)`` (arXiv:1910.07467, eq. 4) with a frozen w; x [..., H]."""
+    """``y = w x / sqrt(mean(x^2) + eps)`` (arXiv:1910.07467, eq. 4); x [..., H]. w has a gradient where it learns."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -30,7 +30,7 @@ class _RMSNorm(torch.autograd.Function):
             y = torch.empty_like(x)
             torch.ops.frontier_tune.rms_norm(x, weight, eps, y)
             return y
-        r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+        r = _root(x, eps)
         ctx.save_for_backward(x, weight, r)
         return (x * r).mul_(weight)
 
@@ -38,13 +38,21 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, r = ctx.saved_tensors
+        dweight = None
+        if ctx.needs_input_grad[1]:
+            dweight = (x * (_root(x, ctx.eps) if r is None else r)).mul_(dy).reshape(-1, x.shape[-1]).sum(0)
         if r is None:
             dx = torch.empty_like(x)
             torch.ops.frontier_tune.rms_norm_backward(dy.contiguous(), x, weight, ctx.eps, dx)
-            return dx, None, None
+            return dx, dweight, None
         g = dy * weight
         dot = torch.einsum("...h,...h->...", g, x).unsqueeze(-1)
-        return g.mul_(r).addcmul_(x, dot * r.pow(3), value=-1 / x.shape[-1]), None, None
+        return g.mul_(r).addcmul_(x, dot * r.pow(3), value=-1 / x.shape[-1]), dweight, None
+
+
+def _root(x: Tensor, eps: float) -> Tensor:
+    """``1 / sqrt(mean(x^2) + eps)`` of each row, [..., 1]."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
 
 
 class _Rotary(torch.autograd.Function):
@@ -135,7 +143,7 @@ def _same(ours: Tensor, stock: Tensor) -> bool:
 
 def _install_norm(norm: nn.Module) -> bool:
     stock, weight, eps = norm.forward, getattr(norm, "weight", None), getattr(norm, "variance_epsilon", None)
-    if weight is None or eps is None or weight.requires_grad or not _exact(weight.dtype):
+    if weight is None or eps is None or not _exact(weight.dtype):
         return False
 
     def forward(x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from frontier_tune.learning import checkpoint, expert_usage
 from frontier_tune.learning.batch import Batch, Sample, samples
 from frontier_tune.learning.credit import credited
 from frontier_tune.learning.critic import Critic
+from frontier_tune.learning.full import FullPolicy
 from frontier_tune.learning.guard import Guard, TrainingDiverged, Unmeasurable
 from frontier_tune.learning.model import Policy
 from frontier_tune.learning.packing import pack, plan
@@ -46,7 +47,8 @@ class Learner:
     """Holds base, adapter and optimizer; one ``update`` is one step of the run.
 
     ``version`` counts the updates that changed the adapter. The base is frozen; the adapter and its optimizer state are
-    float32 whatever ``recipe.learner.dtype`` says of the base.
+    float32 whatever ``recipe.learner.dtype`` says of the base. With ``learner.trainable: all`` the policy is the base itself,
+    all of whose weights learn (learning.full).
     """
 
     def __init__(self, base_dir: str | Path, recipe: recipes.Recipe, seed: int | None = None, world: World | None = None) -> None:
@@ -68,7 +70,8 @@ class Learner:
             self.device = world.device
         mesh = world.mesh if world is not None else None
         dtype, checkpointing = _DTYPES[recipe.learner.dtype], recipe.learner.activation_checkpointing
-        self.policy = Policy(base_dir, recipe.adapter, self.seed, dtype, self.device, mesh, checkpointing)
+        kind = FullPolicy if recipes.full.whole(recipe) else Policy
+        self.policy = kind(base_dir, recipe.adapter, self.seed, dtype, self.device, mesh, checkpointing)
         window, longest = getattr(self.policy.config, "sliding_window", None), recipe.sampler.max_model_len
         if window is not None and window < longest:
             raise BadInput(
@@ -87,7 +90,7 @@ class Learner:
             self.critic = Critic(self.policy, rate, recipe.learner.max_grad_norm, self.seed, self.device)
         self.replayer: Replayer | None = None
         if recipe.algorithm.replay != "none" or recipe.sampler.routes:
-            replay = Replay(self.policy.peft, self.policy.config, self.policy.last_rows)
+            replay = Replay(self.policy.model, self.policy.config, self.policy.last_rows)
             self.replayer = Replayer(recipe.algorithm.replay, replay)
         self.world = world
         rows = recipe.learner.tokens_per_microbatch
@@ -107,7 +110,7 @@ class Learner:
         return self._guarded(lambda: self._learn(batches))
 
     def _learn(self, batches: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
-        self._select_experts(batches)
+        expert_usage.choose_once(self.policy, self.recipe.adapter.expert_mass, batches, self.score)
         everyone: list[Sample] = []
         penalties: list[tuple[float, int]] = []
         for trajectories in batches:
@@ -124,17 +127,6 @@ class Learner:
             if self.algorithm.kl_target is not None:
                 metrics["kl_coefficient"] = self.coefficients.kl  # as it stands after the step, like that of a KL in the loss
         return metrics
-
-    def _select_experts(self, batches: Sequence[Sequence[Trajectory]]) -> None:
-        """Before the first step, where the recipe asks for it: the experts that its episodes go through are those that learn."""
-        share = self.recipe.adapter.expert_mass
-        if share is None or self.policy.selection is not None:
-            return
-        played = [t.tokens for trajectories in batches for t in trajectories if t.trainable and len(t.tokens) > 1]
-        if not played:  # no update follows, either
-            return
-        mass_LE = expert_usage.measured(self.policy, played, self.score)
-        expert_usage.confine(self.policy, expert_usage.select(self.policy, mass_LE, share))
 
     def update(self, trajectories: Sequence[Trajectory], advantages: Sequence[float | Sequence[float]]) -> dict[str, float]:
         """One step: ``algorithm.epochs`` passes of ``algorithm.minibatches`` optimizer updates over the trajectories.
@@ -192,7 +184,7 @@ class Learner:
             "sequences": len(everyone),
             "surprisal": -sum(float(s.logprob.sum()) for s in everyone) / max(1, sampled),
         }
-        metrics |= self._kl_to_base(everyone)
+        metrics |= self._kl_to_base(everyone) if self.policy.keeps_base else {}
         if section.epochs * section.minibatches > 1:
             everyone = self._as_it_stands(everyone)
         silent = algorithm.zero_is_silent and not algorithm.has_other_terms
@@ -356,7 +348,7 @@ class Learner:
     def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | Path | None = None) -> list[list[float]]:
         """Log-probability of every token but the first of each sequence, at temperature 1. [len(s) - 1] each.
 
-        With ``adapter_dir`` by the adapter in that PEFT directory (of the recipe's targets, rank and alpha), for this call.
+        With ``adapter_dir`` by the adapter in that PEFT directory (of the recipe's targets, rank and alpha), or by the model there.
         """
         if adapter_dir is not None:
             with self.policy.adapter_of(adapter_dir):
@@ -386,8 +378,13 @@ class Learner:
         return canonical.digests(self.policy.canonical(_DTYPES[dtype] if isinstance(dtype, str) else dtype))
 
     def save_adapter(self, directory: str | Path) -> None:
-        """Write the adapter in PEFT's format (adapter_config.json, adapter_model.safetensors); never one that is not finite."""
-        checkpoint.save_adapter(self.policy, Path(directory))
+        """Write what the sampler is given: the adapter in PEFT's format, or the model at ``sampler.dtype`` where all weights learn.
+        Never one that is not finite."""
+        checkpoint.hand_over(self.policy, Path(directory), _DTYPES[self.recipe.sampler.dtype])
+
+    def save_result(self, directory: str | Path) -> None:
+        """Write what a run ends with: the adapter, or the model in its base's type, with a tokenizer."""
+        checkpoint.hand_over(self.policy, Path(directory), None)
 
     def save(self, directory: str | Path) -> None:
         """Write all that ``load`` needs to go on as if never interrupted: adapter, optimizer, counters, random state."""

@@ -29,7 +29,12 @@ ROUTER = ".modules_to_save.default."  # in the name of a trained router's weight
 
 
 class Policy:
-    """A frozen base with a trainable adapter. ``named_parameters()`` are the adapter's alone, in a stable order."""
+    """A frozen base with a trainable adapter. ``named_parameters()`` are the adapter's alone, in a stable order.
+
+    ``keeps_base``: whether the base is still there, beside what has become of it (it is not in ``full.FullPolicy``).
+    """
+
+    keeps_base = True
 
     def __init__(
         self,
@@ -58,17 +63,13 @@ class Policy:
         else:
             causal, self._fingerprint = _load_shard(self.base_dir, dtype, device, mesh)
         self.config = causal.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.peft = families.adapted(causal, adapter)  # casts the adapter of a bfloat16 base to float32
-        if adapter.experts:
-            lora_experts.install(self.peft)
-        fused.install(self.peft)
+        self.model = self._made_trainable(causal, adapter, seed)
+        fused.install(self.model)
         if device.type == "cpu":  # the sampler's plugin routes by the same op there, and by vLLM's own elsewhere
-            trainer.install(self.peft, strict=False)  # NaN logits make a loss of NaN, which the learner skips and counts
-        self.peft.eval()  # no dropout, no router jitter; gradients flow all the same
+            trainer.install(self.model, strict=False)  # NaN logits make a loss of NaN, which the learner skips and counts
+        self.model.eval()  # no dropout, no router jitter; gradients flow all the same
         if mesh is None:
-            self.peft.to(device)
+            self.model.to(device)
         self.device = device
         self.rank, self.scaling = adapter.rank, adapter.alpha / adapter.rank
         self.selection: selection.Selection | None = None  # the experts that learn; None: all
@@ -85,8 +86,18 @@ class Policy:
         if checkpointing:
             recompute.install(self._backbone, self._as_now)
 
+    def _made_trainable(self, causal: Any, adapter: Adapter, seed: int) -> nn.Module:
+        """The frozen ``causal`` with what learns: here an adapter on it. Called once."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.peft = families.adapted(causal, adapter)  # casts the adapter of a bfloat16 base to float32
+        if adapter.experts:
+            lora_experts.install(self.peft)
+        model: nn.Module = self.peft
+        return model
+
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return [(n, p) for n, p in self.peft.named_parameters() if p.requires_grad]
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     def parameter_groups(self, section: recipes.Learner) -> list[dict[str, Any]]:
         """What the optimizer takes. Routers are whole weights, not low-rank updates that start at nothing: they learn more slowly
@@ -123,7 +134,13 @@ class Policy:
 
     def fingerprint(self) -> str:
         """Tells bases apart: the digest of the input embedding, which every training of a base changes."""
-        return self._fingerprint or canonical.digest(self.peft.get_input_embeddings().weight)
+        return self._fingerprint or canonical.digest(self.embedding())
+
+    def embedding(self) -> Tensor:
+        """The input embedding, [V, H]."""
+        model: Any = self.model
+        weight: Tensor = model.get_input_embeddings().weight
+        return weight
 
     def last_rows(self) -> Tensor | None:
         """The rows that the last MLP is run on; None for all."""
@@ -183,17 +200,24 @@ class Policy:
             set_peft_model_state_dict(self.peft, kept)
 
 
-def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
-    _config(base_dir)
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """While inside, transformers shows no progress."""
     bar = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            base_dir, dtype=dtype, attn_implementation=attention.NAME, local_files_only=True, output_loading_info=True
-        )
+        yield
     finally:
         if bar:
             hf_logging.enable_progress_bar()
+
+
+def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
+    _config(base_dir)
+    with without_bars():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            base_dir, dtype=dtype, attn_implementation=attention.NAME, local_files_only=True, output_loading_info=True
+        )
     problems = {k: sorted(map(str, info[k])) for k in ("missing_keys", "mismatched_keys", "unexpected_keys") if info.get(k)}
     if problems:
         shown = "; ".join(f"{len(v)} {k.split('_')[0]} ({', '.join(v[:3])})" for k, v in problems.items())

@@ -20,7 +20,7 @@ import ray
 from frontier_tune.contracts import BadInput, Blame, Completion, EpisodeSpec, FrontierTuneError, Request, Task, Trajectory
 from frontier_tune.orchestration.handle import STACKS, Handle
 from frontier_tune.orchestration.retry import backoff
-from frontier_tune.recipe import Recipe
+from frontier_tune.recipe import Recipe, full
 
 if TYPE_CHECKING:
     from frontier_tune.episodes.play import Watch
@@ -58,8 +58,15 @@ class SamplerActor:
         _open_log(log)
         from frontier_tune.sampling.engine import VLLMSampler
 
-        routes = recipe.algorithm.replay == "sampler"
-        self._sampler = VLLMSampler(base_dir, recipe.sampler, recipe.adapter, seed=recipe.seed, log_file=log, routes=routes)
+        self._sampler = VLLMSampler(
+            base_dir,
+            recipe.sampler,
+            recipe.adapter,
+            seed=recipe.seed,
+            log_file=log,
+            routes=recipe.algorithm.replay == "sampler",
+            reloads=full.whole(recipe),
+        )
 
     def exchange(
         self, requests: Sequence[Request], client: str = "", version: int | None = None, wait: float | None = None
@@ -112,11 +119,16 @@ class LearnerActor:
     def write_canary(self, directory: str, dtype: str) -> Mapping[str, str]:
         from frontier_tune.orchestration import canary
 
+        if full.whole(self._learner.recipe):
+            return canary.write_whole(self._learner, directory, dtype)
         self._learner.save_adapter(directory)
         return canary.overwrite(Path(directory), self._learner.policy.config, dtype)
 
     def save_adapter(self, directory: str) -> None:
         self._learner.save_adapter(directory)
+
+    def save_result(self, directory: str) -> None:
+        self._learner.save_result(directory)
 
     def digests(self, dtype: str) -> Mapping[str, str]:
         return self._learner.digests(dtype)

@@ -1,13 +1,18 @@
-"""The canary adapter of the parity gate: the policy's files and names, with random tensors of known large norm."""
+"""The canary of the parity gate: an adapter of the policy's files and names with random tensors of known large norm, or, where
+all weights learn, the policy with each expert in the place of the next one.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frontier_tune.experts import canonical
+
+if TYPE_CHECKING:
+    from frontier_tune.learning.learner import Learner
 
 # Standard deviation of (alpha/r) B A x relative to x. Rounding in bfloat16 alone moves the probe by hundredths of a nat a token,
 # and the gate's tolerance is a multiple of that: the canary has to be heard above it.
@@ -44,3 +49,13 @@ def overwrite(directory: Path, base_config: Any, dtype: str, seed: int = 0) -> M
             tensors[key] = torch.zeros_like(tensors[key])
     save_file(tensors, str(directory / canonical.WEIGHTS), metadata={"format": "pt"})
     return canonical.digests(canonical.load(directory, base_config, getattr(torch, dtype)))
+
+
+def write_whole(learner: Learner, directory: str, dtype: str) -> Mapping[str, str]:
+    """Write the canary of a policy all of whose weights learn; return its canonical digests at ``dtype``."""
+    from frontier_tune.learning.full import FullPolicy
+
+    assert isinstance(learner.policy, FullPolicy)
+    with learner.policy.canary():
+        learner.save_adapter(directory)
+        return learner.digests(dtype)

@@ -114,8 +114,12 @@ def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> None:
         )
 
 
-def save(directory: Path, state: LoopState, recipe: Recipe, save_learner: Callable[[str], object]) -> Path:
+def save(
+    directory: Path, state: LoopState, recipe: Recipe, save_learner: Callable[[str], object], planned: int = 0
+) -> Path:
     """Write ``step-<n>`` under ``directory`` and keep the newest two. ``save_learner`` writes into the path it is given.
+
+    ``planned``: bytes that it is expected to take, where no earlier one tells.
 
     Raises LimitReached, the checkpoints of before untouched, where the disk is full or about to be.
     """
@@ -126,7 +130,7 @@ def save(directory: Path, state: LoopState, recipe: Recipe, save_learner: Callab
     for aside in directory.glob(f"step-*{_REPLACED}"):  # of one that was killed between two renames, or just after them
         whole = aside.with_name(aside.name.removesuffix(_REPLACED))
         shutil.rmtree(aside) if whole.exists() else os.replace(aside, whole)
-    _require_space(directory)
+    _require_space(directory, planned)
     (work / "learner").mkdir(parents=True)
     try:
         save_learner(str(work / "learner"))
@@ -155,10 +159,10 @@ def save(directory: Path, state: LoopState, recipe: Recipe, save_learner: Callab
     return final
 
 
-def _require_space(directory: Path) -> None:
-    """Raises LimitReached where a checkpoint of the size of the last one would not fit."""
+def _require_space(directory: Path, planned: int) -> None:
+    """Raises LimitReached where a checkpoint of the size of the last one, or as ``planned``, would not fit."""
     last = max(directory.glob("step-*"), default=None)
-    wanted = MARGIN + (sum(p.stat().st_size for p in last.rglob("*") if p.is_file()) if last else 0)
+    wanted = MARGIN + (sum(p.stat().st_size for p in last.rglob("*") if p.is_file()) if last else planned)
     if shutil.disk_usage(directory).free < wanted:
         raise LimitReached(f"{_no_space(directory)}: a checkpoint needs about {wanted / 2**20:.0f} MiB")
 

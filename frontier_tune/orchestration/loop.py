@@ -26,7 +26,7 @@ from frontier_tune.orchestration.retry import Retry
 from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.orchestration.status import Status
 from frontier_tune.orchestration.stop import Stopped, StopRequest
-from frontier_tune.recipe import Recipe
+from frontier_tune.recipe import Recipe, full
 
 RUNNING = 5  # steps that the running success is a mean of
 GRACEFUL = (Stopped, LimitReached)  # of several samplers the last death may come in the middle of a step; else between two
@@ -49,6 +49,7 @@ class Loop:
     overlapped: Source | None = None
     ledger: Ledger = None  # type: ignore[assignment]  # where none is given, the run's, as it stood at ``state``
     status: Status = field(default_factory=Status)
+    checkpoint_bytes: int = 0  # of one, as planned: asked for before the first, whose like does not lie there yet
     _whole: bool = True  # the learner holds ``state``, not a part of the step after it
     _phases: dict[str, float] = field(default_factory=dict)
 
@@ -187,13 +188,14 @@ class Loop:
             self.crew.sampler.sync(path, state.version)
         with self._phase("parity"):
             found |= self.gate.check(state.version)
-        self.run.prune_versions()
+        # Of whole models the sampler has read all that it needs; of a canary, too.
+        self.run.prune_versions(*([1] if full.whole(self.recipe) else []))
         return {"parity": found}
 
     def save(self) -> None:
         """A checkpoint of everything that the next step depends on; first the ledger, that its mark may point at."""
         self.ledger.sync()
-        checkpoint.save(self.run.checkpoints, self.state, self.recipe, self.crew.learner.save)
+        checkpoint.save(self.run.checkpoints, self.state, self.recipe, self.crew.learner.save, self.checkpoint_bytes)
 
     def _good_enough(self) -> bool:
         goal, recent = self.recipe.run.stop_at_success, self.state.recent_success

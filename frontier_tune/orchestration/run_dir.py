@@ -5,7 +5,8 @@ metrics.jsonl    one row a step                 record.json      digests of ever
 ledger.jsonl     every group, chained           events.jsonl     starts, stops, deaths, restarts
 rollouts/        readable episodes              report.html      curves, before and after
 checkpoints/     the newest two                 adapter/         the result, in PEFT's format
-sync/v000012/    adapter versions in flight     engine.log       what the engines had to say
+sync/v000012/    policies in flight             model/           the result where all weights learned
+                                                engine.log       what the engines had to say
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class RunDir:
     recipe_file = property(lambda self: self.root / "recipe.yaml")
     checkpoints = property(lambda self: self.root / "checkpoints")
     adapter = property(lambda self: self.root / "adapter")
+    model = property(lambda self: self.root / "model")
     evaluation = property(lambda self: self.root / "evaluation.json")
     record = property(lambda self: self.root / "record.json")
     report = property(lambda self: self.root / "report.html")
@@ -50,10 +52,15 @@ class RunDir:
         """Where the parity gate's canary of ``version`` goes."""
         return self.root / "sync" / f"canary-v{version:06d}"
 
-    def prune_versions(self) -> None:
-        """Drop adapter versions that no request can hold any more."""
+    def result(self, recipe: Recipe) -> Path:
+        """Where what the run ends with goes: an adapter, or a model all of whose weights learned."""
+        found: Path = self.model if recipes.full.whole(recipe) else self.adapter
+        return found
+
+    def prune_versions(self, kept: int = KEEP_ADAPTER_VERSIONS) -> None:
+        """Drop adapter versions that no request can hold any more, all but the last ``kept``."""
         for kind in ("v*", "canary-v*"):
-            for old in sorted((self.root / "sync").glob(kind))[:-KEEP_ADAPTER_VERSIONS]:
+            for old in sorted((self.root / "sync").glob(kind))[:-kept]:
                 shutil.rmtree(old)
 
     # -- the lock ---------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
             state = supervisor.run(lambda _: _train(ready, run, crew, state, at, start, scores, stop, note, status), go_back)
             note(f"evaluating the tuned model: {len(ready.heldout)} held-out tasks")
             status.phase("evaluating the tuned model", state)
-            policy = str(run.adapter), state.version
+            policy = str(run.result(ready.recipe)), state.version
             tuned = supervisor.run(
                 lambda tries: scores.side("tuned", reuse=tries > 0), lambda error: recover.replace(error, crew, policy)
             )
@@ -202,6 +202,7 @@ def _train(
         probe = scores.probe if recipe.run.eval_every else None
         try:
             loop = Loop(recipe, run, crew, plan, rehearsal, gate, state, log, stop, probe, status=status)
+            loop.checkpoint_bytes = ready.plan.checkpoint_bytes
             if not overlaps(recipe):
                 loop.train()
             else:
@@ -211,8 +212,9 @@ def _train(
                 streams.close()
         finally:
             sinks.close()
-    crew.learner.save_adapter(str(run.adapter))
-    (run.adapter / PROVENANCE).write_text(json.dumps(provenance(ready), indent=1))
+    result = run.result(recipe)
+    crew.learner.save_result(str(result))
+    (result / PROVENANCE).write_text(json.dumps(provenance(ready), indent=1))
     return state
 
 

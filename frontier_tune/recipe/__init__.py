@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from frontier_tune.contracts import BadInput
-from frontier_tune.recipe import strict_yaml
+from frontier_tune.recipe import full, strict_yaml
 from frontier_tune.recipe.algorithm import ALGORITHMS, LOOP_SETTINGS, Algorithm
 from frontier_tune.recipe.sections import (
     Adapter,
@@ -137,6 +137,8 @@ class Recipe(Section):
             )
         if self.algorithm.minibatches > self.algorithm.groups_per_step:
             raise ValueError("algorithm.minibatches: at most algorithm.groups_per_step")
+        if lines := full.conflicts(self):
+            raise ValueError("\n".join(lines))
         return self
 
 

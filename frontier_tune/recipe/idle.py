@@ -6,7 +6,7 @@ Those of an algorithm are its own (``algorithms.base.Algorithm.idle``), those of
 from __future__ import annotations
 
 from frontier_tune.contracts import BadInput
-from frontier_tune.recipe import Learner, Recipe
+from frontier_tune.recipe import Adapter, Learner, Recipe, full
 
 
 def idle(recipe: Recipe) -> list[str]:
@@ -21,6 +21,10 @@ def idle(recipe: Recipe) -> list[str]:
         )
     if warm.allow_model_output and not (warm.sft or warm.dpo):
         found.append("warm_start.allow_model_output: it has no effect without a stage; give one, or take it out")
+    if full.whole(recipe):
+        for key in ("rank", "alpha", "attention", "experts", "targets"):
+            if getattr(adapter, key) != Adapter.model_fields[key].default:
+                found.append(f"adapter.{key}: it has no effect at learner.trainable: all; take it out")
     if not adapter.router and learner.router_lr_ratio != Learner.model_fields["router_lr_ratio"].default:
         found.append("learner.router_lr_ratio: it has no effect on routers that don't learn; set adapter.router, or take it out")
     if recipe.algorithm.replay == "learner" and recipe.algorithm.epochs * recipe.algorithm.minibatches == 1:

@@ -51,6 +51,9 @@ class Adapter(Section):
 
 
 class Learner(Section):
+    trainable: Literal["adapter", "all"] = Field(
+        "adapter", description="All of the base's weights instead of an adapter is full fine-tuning: docs/full-fine-tuning.md"
+    )
     learning_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(2, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"

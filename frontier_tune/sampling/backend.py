@@ -18,8 +18,8 @@ from typing import Any
 
 from frontier_tune import recipe
 from frontier_tune.contracts import BadInput, Completion, Request
-from frontier_tune.experts import canonical, families, resident, vllm_plugin
-from frontier_tune.sampling import environment
+from frontier_tune.experts import canonical, families, resident, vllm_plugin, whole
+from frontier_tune.sampling import environment, reload
 from frontier_tune.sampling.versions import Version, Versions
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the buffer sizes that vLLM offers
@@ -79,10 +79,16 @@ class Backend:
         spool: Path,
         routes: bool = False,
         slots: int = SLOTS,
+        reloads: bool = False,
     ) -> None:
+        """``reloads``: versions are whole models, one at a time, and no adapters."""
         environment.apply(sampler.threads)
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.base_dir, self.config, self.adapter = base_dir, read_base(base_dir), adapter
+        self.base_dir, self.config, self.reloads = base_dir, read_base(base_dir), reloads
+        if reloads:
+            reload.require(self.config)
+            adapter, slots = whole.ENGINE_ADAPTER, 1
+        self.adapter = adapter
         targets: list[str] = []
         if adapter is not None:
             targets = families.target_modules(adapter, self.config)
@@ -312,6 +318,9 @@ class Backend:
     def sync(self, adapter_dir: str | Path, number: int, activate: bool) -> None:
         if self.adapter is None:
             raise BadInput("this sampler was built without adapter: it serves the base alone")
+        if self.reloads:
+            self._replace(Path(adapter_dir), number, activate)
+            return
         version = self.versions.add(adapter_dir, number, self.dtype)
         try:
             self.engine.add_lora(self._lora(version))
@@ -347,22 +356,27 @@ class Backend:
 
     def resident(self, number: int) -> dict[str, str]:
         version = self.versions.get(number)
+        if self.reloads:
+            return canonical.digests(reload.held(self.engine, self.config, self.dtype))
         if version.path is None:
             return {}
         self.engine.add_lora(self._lora(version))  # back into a slot where it was evicted
         return canonical.digests(resident.read(self.manager, version.id, self.config, version.peft))
 
-    def reload(self) -> None:
+    def _replace(self, directory: Path, number: int, activate: bool) -> None:
+        """Serve the model of ``directory`` as version ``number``, and nothing else."""
+        if not activate:
+            raise BadInput(f"version {number}: a sampler of whole models holds the one that it samples from, and no other beside it")
+        self.versions.require_new(number)
+        whole.check_files(directory)
+        self.reload(directory)
+        self.versions.replace(number)
+
+    def reload(self, directory: Path | None = None) -> None:
+        """Read all weights again, from ``directory`` (default: where they were read last)."""
         if self.busy:
             raise BadInput("the base's weights can't be read again while requests are open")
-        from frontier_tune.experts.vllm_plugin_experts import loads
-
-        model = self.engine.model_executor.driver_worker.worker.model_runner.get_model()
-        before = loads(model)
-        self.engine.collective_rpc("reload_weights")
-        self.engine.reset_prefix_cache()
-        if self.adapter is not None and any(new == old for new, old in zip(loads(model), before, strict=True)):
-            raise RuntimeError("vLLM did not read all experts again: the model in the sampler is a mixture of old and new")
+        reload.reload(self.engine, directory, adapters=self.adapter is not None)
 
     def close(self) -> None:
         """Shut the engine down. The process groups of vLLM belong to all engines of a process: they go with the last one."""

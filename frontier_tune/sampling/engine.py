@@ -36,6 +36,8 @@ class VLLMSampler:
         log_file: where vLLM's chatter goes; default: ``engine.log`` in a temporary directory.
         routes: give the experts of each position with every completion, as ``sampler.routes`` does.
         slots: adapters that one batch may mix; versions beyond them take turns.
+        reloads: versions are whole models, not adapters: ``sync`` takes the directory of one, which replaces the one before it
+            while nothing is open. ``adapter`` isn't looked at.
 
     Requests are sampled under the version that is current when they are handed in, to their end. ``version`` 0 is the base.
 
@@ -53,6 +55,7 @@ class VLLMSampler:
         log_file: str | Path | None = None,
         routes: bool = False,
         slots: int = SLOTS,
+        reloads: bool = False,
     ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="frontier-tune-sampler-")
         log = Path(log_file) if log_file else Path(self._scratch.name) / "engine.log"
@@ -68,7 +71,7 @@ class VLLMSampler:
         ready: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run,
-            args=(ready, lambda: Backend(Path(base_dir), sampler, adapter, seed, log, spool, routes, slots)),
+            args=(ready, lambda: Backend(Path(base_dir), sampler, adapter, seed, log, spool, routes, slots, reloads)),
             name="vllm-engine",
             daemon=True,
         )
@@ -130,7 +133,7 @@ class VLLMSampler:
         return self._call(lambda backend: backend.versions.current.number)
 
     def reload(self) -> None:
-        """Read the base's weights again from its directory (idle engine only)."""
+        """Read the weights again from the directory that they came from (idle engine only)."""
         self._call(lambda backend: backend.reload())
 
     def close(self) -> None:

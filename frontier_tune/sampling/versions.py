@@ -57,8 +57,7 @@ class Versions:
 
     def add(self, adapter_dir: str | Path, number: int, dtype: torch.dtype) -> Version:
         """Verify an adapter against the base and copy it, in vLLM's names, to a directory of its own."""
-        if number in self._seen:
-            raise BadInput(f"policy version {number} was synced before; a version is never reused (0 is the base)")
+        self.require_new(number)
         peft = canonical.read_config(adapter_dir)
         if int(peft["r"]) > self.rank:
             raise BadInput(f"{adapter_dir}: rank {peft['r']}, the sampler was built for rank {self.rank} (adapter.rank)")
@@ -67,6 +66,17 @@ class Versions:
         path = resident.write_for_vllm(adapter_dir, self.spool / f"{number}-{ident}", self.config)
         named = {i: canonical.router_name(i) for i in range(int(self.config.num_hidden_layers))}
         return Version(number, ident, path, peft, routers={i: tensors[n] for i, n in named.items() if n in tensors})
+
+    def replace(self, number: int) -> None:
+        """The engine's only model is another one from now on: version ``number``, and there are no others."""
+        self._seen.add(number)
+        self.current = Version(number, next(self._ids), None)
+        self._live, self._kept = {number: self.current}, set()
+
+    def require_new(self, number: int) -> None:
+        """Raises BadInput for a version that was there before."""
+        if number in self._seen:
+            raise BadInput(f"policy version {number} was synced before; a version is never reused (0 is the base)")
 
     def admit(self, version: Version, activate: bool) -> list[Version]:
         """Make a loaded version available, and current if ``activate``. Returns the versions that may be dropped now."""
