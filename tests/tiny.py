@@ -52,7 +52,9 @@ def config(family: str = "qwen3_moe") -> Any:
     raise ValueError(f"no tiny base for family {family!r}")
 
 
-def build_base(directory: Path, family: str = "qwen3_moe", seed: int = 0, std: float = 0.08, lessons: int = 0) -> Path:
+def build_base(
+    directory: Path, family: str = "qwen3_moe", seed: int = 0, std: float = 0.08, lessons: int = 0, tied: bool = False
+) -> Path:
     """Write a base of ``family`` into ``directory``: config.json, safetensors, tokenizer.
 
     Random, but for ``lessons``: so many supervised steps on the toy workflow with a colour drawn at random for an answer. They
@@ -67,6 +69,7 @@ def build_base(directory: Path, family: str = "qwen3_moe", seed: int = 0, std: f
 
     torch.manual_seed(seed)
     model_config = config(family)
+    model_config.tie_word_embeddings = tied
     model_config.initializer_range = std  # wide enough that adapters and routes matter
     model = transformers.AutoModelForCausalLM.from_config(model_config)
     tokenizer = train_tokenizer([" ".join(WORDS)] * 50, VOCABULARY)

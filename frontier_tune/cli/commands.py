@@ -69,7 +69,8 @@ def _show(content: dict[str, Any], root: Path) -> None:
     train = content.get("train")
     if train:
         note(f"training   {train['steps']} steps, {train['seconds'] / 60:.1f} min, {train['tokens_sampled']:,} tokens sampled")
-    note(f"adapter    {root / 'adapter'}\nreport     {root / 'report.html'}")
+    result = "model" if (root / "model").is_dir() else "adapter"
+    note(f"{result:10} {root / result}\nreport     {root / 'report.html'}")
 
 
 def evaluate(a: argparse.Namespace) -> int:

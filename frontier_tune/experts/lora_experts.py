@@ -345,4 +345,4 @@ def install_plain(modules: Mapping[str, nn.Module]) -> None:
     for name, experts in modules.items():
         if reason := _why_not(experts):
             raise BadInput(f"{name}: full fine-tuning of these experts is not supported, because {reason}")
-        experts.forward = _PlainForward(experts)  # type: ignore[method-assign, assignment]
+        experts.forward = _PlainForward(experts)

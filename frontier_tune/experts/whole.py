@@ -38,7 +38,9 @@ def require_family(config: Any) -> Family:
     family = family_of(config)
     if family.router is None:
         able = ", ".join(f.label for f in FAMILIES.values() if f.router)
-        raise BadInput(f"learner.trainable: all weights of {family.label} can't be trained, those of {able} can; set it to adapter")
+        raise BadInput(
+            f"learner.trainable: all weights of {family.label} can't be trained, those of {able} can; set it to adapter"
+        )
     return family
 
 
@@ -69,7 +71,9 @@ def check_files(directory: Path) -> None:
     listed: Mapping[str, str] = json.loads((directory / DIGESTS).read_text())
     for name, digest in listed.items():
         if not (directory / name).is_file() or _digest(directory / name) != digest:
-            raise BadInput(f"{directory / name}: is missing, or not the file that was written (its digest is not that of {DIGESTS})")
+            raise BadInput(
+                f"{directory / name}: is missing, or not the file that was written (its digest is not that of {DIGESTS})"
+            )
 
 
 def _digest(path: Path) -> str:

@@ -22,6 +22,7 @@ from frontier_tune.governance.datasheet import DataSheet, load
 from frontier_tune.governance.digests import file_digest, irregular, tree, tree_digest, walk
 
 FILE = "record.json"
+_RESULTS = ("adapter/", "model/")  # what a run ends with: one of them
 BUILD_TYPE = "urn:frontier-tune:tune:v1"
 # Rebuilt from the rest, or written on after the record: not covered (docs/run-directory.md).
 _DIRECTORIES = {"checkpoints", "sync", "wandb", "tensorboard", "evaluations"}
@@ -70,15 +71,16 @@ class Inputs:
 def build(run_dir: Path, inputs: Inputs, *, started: float, finished: float) -> dict[str, Any]:
     """The record of a run whose files are all written. ``started`` and ``finished`` are Unix times.
 
-    Raises BadInput where the run has no adapter, or a link or pipe lies among its files.
+    Raises BadInput where the run has no adapter (nor a model, all of whose weights it trained), or a link or pipe lies among its
+    files.
     """
     files = covered(run_dir)
-    adapter = [_file(name, digest) for name, digest in files.items() if name.startswith("adapter/")]
-    if not adapter:
-        raise BadInput(f"{run_dir}: no adapter/ to record; a record is written when training is done")
+    subject = [_file(name, digest) for name, digest in files.items() if name.startswith(_RESULTS)]
+    if not subject:
+        raise BadInput(f"{run_dir}: no adapter/ to record, nor a model/; a record is written when training is done")
     return {
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": adapter,
+        "subject": subject,
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
@@ -99,7 +101,7 @@ def build(run_dir: Path, inputs: Inputs, *, started: float, finished: float) -> 
                     "version": {"frontier-tune": _version("frontier-tune") or "not installed"},
                 },
                 "metadata": {"invocationId": run_dir.resolve().name, "startedOn": _utc(started), "finishedOn": _utc(finished)},
-                "byproducts": [_file(name, digest) for name, digest in files.items() if not name.startswith("adapter/")],
+                "byproducts": [_file(name, digest) for name, digest in files.items() if not name.startswith(_RESULTS)],
             },
         },
     }

@@ -69,7 +69,9 @@ class FullPolicy(Policy):
     @contextmanager
     def base(self) -> Iterator[None]:
         """Raises BadInput: there is none any more."""
-        raise BadInput("learner.trainable: all: the base's weights are those that learn, so that nothing can be scored by the base")
+        raise BadInput(
+            "learner.trainable: all: the base's weights are those that learn, so that nothing can be scored by the base"
+        )
         yield
 
     def state(self) -> dict[str, Tensor]:

@@ -348,7 +348,7 @@ class Learner:
     def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | Path | None = None) -> list[list[float]]:
         """Log-probability of every token but the first of each sequence, at temperature 1. [len(s) - 1] each.
 
-        With ``adapter_dir`` by the adapter in that PEFT directory (of the recipe's targets, rank and alpha), or by the model there.
+        With ``adapter_dir`` by the adapter in that PEFT directory (of the recipe's targets, rank and alpha), or the model there.
         """
         if adapter_dir is not None:
             with self.policy.adapter_of(adapter_dir):
@@ -378,8 +378,8 @@ class Learner:
         return canonical.digests(self.policy.canonical(_DTYPES[dtype] if isinstance(dtype, str) else dtype))
 
     def save_adapter(self, directory: str | Path) -> None:
-        """Write what the sampler is given: the adapter in PEFT's format, or the model at ``sampler.dtype`` where all weights learn.
-        Never one that is not finite."""
+        """Write what the sampler is given: the adapter in PEFT's format, or, where all weights learn, the model at
+        ``sampler.dtype``. Never one that is not finite."""
         checkpoint.hand_over(self.policy, Path(directory), _DTYPES[self.recipe.sampler.dtype])
 
     def save_result(self, directory: str | Path) -> None:

@@ -114,9 +114,7 @@ def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> None:
         )
 
 
-def save(
-    directory: Path, state: LoopState, recipe: Recipe, save_learner: Callable[[str], object], planned: int = 0
-) -> Path:
+def save(directory: Path, state: LoopState, recipe: Recipe, save_learner: Callable[[str], object], planned: int = 0) -> Path:
     """Write ``step-<n>`` under ``directory`` and keep the newest two. ``save_learner`` writes into the path it is given.
 
     ``planned``: bytes that it is expected to take, where no earlier one tells.

@@ -38,11 +38,10 @@ def dry_run(recipe: Recipe, recipe_file: Path) -> str:
 def _checked(recipe: Recipe, root: Path, found: base.Planned) -> dict[str, int]:
     """What ``preflight.check`` looks at, as far as it needs no tokenizer: counts of tasks by split."""
     from frontier_tune.algorithms import registry
-    from frontier_tune.experts import families
 
     idle.check(recipe)
     overlap.check(recipe, registry.build(recipe, root))
-    families.peft_config(recipe.adapter, found.config)
+    preflight.check_trainable(recipe, found.config)
     preflight.check_lengths(recipe, found.config)
     env, options = recipe.environment, preflight.environment_options(recipe, root)
     with preflight.environment(env.path, root, options) as pool:

@@ -30,6 +30,10 @@ def routing(run: RunDir) -> tuple[Tensor, Any]:
     from frontier_tune.learning import expert_usage
     from frontier_tune.learning.learner import Learner
 
+    if run.model.is_dir():
+        raise BadInput(
+            f"{run.root}: all weights were trained (learner.trainable: all); there are no adapters of experts to look at"
+        )
     if not (run.adapter / canonical.CONFIG).is_file():
         raise BadInput(f"{run.root}: no adapter there yet; finish the run with: frontier-tune tune --resume {run.root}")
     recipe = recipes.load(run.recipe_file)

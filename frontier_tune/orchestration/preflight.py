@@ -13,7 +13,7 @@ from frontier_tune.orchestration import overlap
 from frontier_tune.orchestration import plan as plans
 from frontier_tune.orchestration.base import find
 from frontier_tune.orchestration.groups import derive_seed
-from frontier_tune.recipe import Company, Recipe, idle
+from frontier_tune.recipe import Company, Recipe, full, idle
 
 REHEARSAL_TASKS = 400  # general tasks that rehearsal draws from
 GENERAL = "frontier_tune.bases.general:GeneralSpreadsheet"  # the environment of the general tasks
@@ -120,7 +120,6 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     from transformers import AutoConfig
 
     from frontier_tune.algorithms import registry
-    from frontier_tune.experts import families
     from frontier_tune.native import build
     from frontier_tune.sdk.tasks import check_disjoint
 
@@ -129,7 +128,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     overlap.check(recipe, registry.build(recipe, root))  # an unknown algorithm, or settings that don't fit together
     base = find(recipe)
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
-    families.peft_config(recipe.adapter, config)  # a dense base, or targets that match nothing
+    check_trainable(recipe, config)
     plans.require(recipe, config)  # what a plan may ask for and this version can't run
     check_lengths(recipe, config)
     build.build()  # here, once, where a missing compiler is told clearly: actors load what lies there then
@@ -222,6 +221,16 @@ def _begin(pool: Any, task: Task) -> list[Message]:
                         "mend the file or the generator that this task comes from"
                     )
                 return [Message(**m) for m in result["messages"]]
+
+
+def check_trainable(recipe: Recipe, config: Any) -> None:
+    """Raises BadInput for a dense base, or targets that match nothing."""
+    from frontier_tune.experts import families
+
+    if full.whole(recipe):
+        families.moe_shape(config)
+    else:
+        families.peft_config(recipe.adapter, config)
 
 
 def check_lengths(recipe: Recipe, config: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ class Contents:
     record: dict[str, Any] | None = None
     record_digest: str = ""
     adapter: dict[str, Any] | None = None
+    model: dict[str, Any] | None = None  # in its place, where all weights were trained
     examples: list[episodes.Example] = field(default_factory=list)
     rollouts: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -66,7 +68,10 @@ def gather(run_dir: Path) -> Contents:
     run.record = run.take("record.json", lambda p: dict(json.loads(p.read_bytes())))
     if run.record is not None:
         run.record_digest = hashlib.sha256((run_dir / "record.json").read_bytes()).hexdigest()
-    run.adapter = run.take("adapter/adapter_config.json", lambda p: _adapter(p.parent))
+    if (run_dir / "model").is_dir():
+        run.model = run.take("model/config.json", lambda p: _model(p.parent))
+    else:
+        run.adapter = run.take("adapter/adapter_config.json", lambda p: _adapter(p.parent))
     before = run.take("evaluation/base-greedy.jsonl", episodes.read)
     after = run.take("evaluation/tuned-greedy.jsonl", episodes.read)
     if before and after:
@@ -97,25 +102,37 @@ def _adapter(directory: Path) -> dict[str, Any]:
     """Rank, targets and size of an adapter in PEFT's format, from its configuration and its safetensors header."""
     config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
     weights = directory / "adapter_model.safetensors"
-    with weights.open("rb") as f:
-        header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-    shapes = [t["shape"] for name, t in header.items() if name != "__metadata__"]
-    parameters = 0
-    for shape in shapes:
-        count = 1
-        for size in shape:
-            count *= size
-        parameters += count
+    tensors, parameters = _counts(weights)
     return {
         "rank": config.get("r"),
         "alpha": config.get("lora_alpha"),
         "modules": sorted(config.get("target_modules") or []),
         "parameters_targeted": sorted(config.get("target_parameters") or []),
         "modules_whole": sorted(config.get("modules_to_save") or []),
-        "tensors": len(shapes),
+        "tensors": tensors,
         "parameters": parameters,
         "bytes": weights.stat().st_size,
     }
+
+
+def _model(directory: Path) -> dict[str, Any]:
+    """Type and size of a model in transformers' format."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    files = sorted(directory.glob("*.safetensors"))
+    return {
+        "dtype": config.get("dtype"),
+        "files": [p.name for p in files],
+        "parameters": sum(_counts(p)[1] for p in files),
+        "bytes": sum(p.stat().st_size for p in files),
+    }
+
+
+def _counts(weights: Path) -> tuple[int, int]:
+    """Tensors and numbers in a safetensors file, from its header."""
+    with weights.open("rb") as f:
+        header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+    shapes = [t["shape"] for name, t in header.items() if name != "__metadata__"]
+    return len(shapes), sum(math.prod(shape) for shape in shapes)
 
 
 def kinds(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -366,7 +366,9 @@ class Backend:
     def _replace(self, directory: Path, number: int, activate: bool) -> None:
         """Serve the model of ``directory`` as version ``number``, and nothing else."""
         if not activate:
-            raise BadInput(f"version {number}: a sampler of whole models holds the one that it samples from, and no other beside it")
+            raise BadInput(
+                f"version {number}: a sampler of whole models holds the one that it samples from, and no other beside it"
+            )
         self.versions.require_new(number)
         whole.check_files(directory)
         self.reload(directory)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from frontier_tune.contracts import BadInput, GateFailed, content_hash
-from frontier_tune.experts import canonical, families, selection
+from frontier_tune.experts import canonical, families, selection, whole
 
 if TYPE_CHECKING:
     import torch
@@ -158,6 +158,12 @@ def find_adapter(source: Path) -> tuple[Path, dict[str, Any] | None]:
     adapter = source / "adapter" if (source / "adapter").is_dir() else source
     if not adapter.is_dir():
         raise BadInput(f"{source}: no such run or adapter directory")
+    for model in (source, source / "model"):
+        if (model / whole.DIGESTS).is_file():
+            raise BadInput(
+                f"{model}: all weights were trained (learner.trainable: all), so that there is no adapter to export. That "
+                "directory is the tuned model itself, in transformers' format with its tokenizer: serve it, or copy it, as it is"
+            )
     path = adapter.parent / "record.json"
     if adapter.name != "adapter" or not path.is_file():
         return adapter, None

@@ -53,6 +53,7 @@ def test_finite_differences() -> None:
     x = torch.randn(3, 4, 6, generator=g, dtype=torch.float64).requires_grad_()
     w = torch.rand(6, generator=g, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: fused._RMSNorm.apply(x, w, 1e-6), (x,))
+    assert torch.autograd.gradcheck(lambda x, w: fused._RMSNorm.apply(x, w, 1e-6), (x, w.clone().requires_grad_()))
     cos, sin = torch.randn(2, 4, 6, generator=g, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: fused._Rotary.apply(x, cos, sin), (x,))
     rows, weight = torch.randn(5, 6, generator=g, dtype=torch.float64), torch.randn(4, 6, generator=g, dtype=torch.float64)

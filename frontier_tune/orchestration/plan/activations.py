@@ -27,7 +27,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Setting:
-    """What besides the sizes decides: the base's type, the adapter's rank and targets, the device, checkpointing by layer."""
+    """What besides the sizes decides: the base's type, the adapter's rank and targets, the device, checkpointing by layer.
+
+    ``whole``: all weights learn; then rank is 0, and the targets are all.
+    """
 
     dtype: str
     rank: int
@@ -35,6 +38,7 @@ class Setting:
     experts: bool
     device: str = "cpu"
     checkpointing: bool = False
+    whole: bool = False
 
     @property
     def exact(self) -> bool:
@@ -70,8 +74,9 @@ def _lora_inputs(s: Setting, widths: dict[str, int]) -> int:
 
 
 def attention_row(z: Sizes, s: Setting, first: bool) -> dict[str, int]:
-    """Bytes a row of one layer's attention, norms before it included. The first layer's input takes no gradient."""
-    b = BYTES[s.dtype]
+    """Bytes a row of one layer's attention, norms before it included. The first layer's input takes no gradient, unless the
+    embedding learns."""
+    b, first = BYTES[s.dtype], first and not s.whole
     norms = 0 if first else _norm(s, z.hidden)
     inner = 0
     if z.latent is not None:
@@ -120,7 +125,7 @@ def moe_row(z: Sizes, s: Setting) -> dict[str, int]:
 def native_experts(z: Sizes, s: Setting) -> bool:
     """Whether the native kernel trains the expert adapters: as learning's own question, ``experts.lora_experts._native``."""
     small = z.hidden % 16 == 0 and z.hidden * z.moe.expert_width <= 1 << 17
-    return s.experts and s.exact and s.device == "cpu" and small
+    return s.experts and s.exact and s.device == "cpu" and small and not s.whole
 
 
 def _padding(z: Sizes, s: Setting, rows: int) -> int:
@@ -133,12 +138,15 @@ def _padding(z: Sizes, s: Setting, rows: int) -> int:
 
 def dense_row(z: Sizes, s: Setting) -> dict[str, int]:
     """Bytes a row of a dense layer's SwiGLU, its norm included."""
-    return {"norms": _norm(s, z.hidden), "experts": 3 * BYTES[s.dtype] * z.dense_width}
+    inputs = z.hidden if s.whole else 0
+    return {"norms": _norm(s, z.hidden), "experts": BYTES[s.dtype] * (3 * z.dense_width + inputs)}
 
 
 def expert_adapter(z: Sizes, s: Setting) -> int:
-    """Parameters of one layer's expert adapter."""
+    """Parameters of one layer's expert adapter, or of its experts where they learn themselves."""
     h, i = z.moe.hidden, z.moe.expert_width
+    if s.whole:
+        return z.moe.num_experts * 3 * h * i
     return z.moe.num_experts * s.rank * (h + 2 * i + i + h) if s.experts else 0
 
 
@@ -175,7 +183,8 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False)
     total += _add(kept, {"norms": m * (_norm(s, h) + b * h)})  # the final norm's input, and what the head projects
     held, forward, backward = _logits(z, s, m)
     total += _add(kept, {"logits": held})
-    moments = {"logits, forward": total - held + forward, "logits, backward": total - held + backward + m * b * h}
+    head = z.vocabulary * h * _FLOAT if s.whole else 0  # its gradient
+    moments = {"logits, forward": total - held + forward, "logits, backward": total - held + backward + m * b * h + head}
 
     whole, of_layer = adapter * _FLOAT, expert_adapter(z, s) * _FLOAT
     looked_at = {max(0, depth - 2): "last but one", depth - 1: "last"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from frontier_tune.experts.whole import ENGINE_ADAPTER
 from frontier_tune.orchestration.plan import activations, cache
 from frontier_tune.orchestration.plan.machine import MIB
 from frontier_tune.orchestration.plan.sizes import (
@@ -16,7 +17,7 @@ from frontier_tune.orchestration.plan.sizes import (
     weight_bytes,
 )
 from frontier_tune.orchestration.plan.work import Work, microbatch
-from frontier_tune.recipe import Recipe
+from frontier_tune.recipe import Recipe, full
 
 GIB = 2**30
 # Resident memory of each process before any model is in it (interpreter, torch, engine code), measured on the CPU builds.
@@ -55,7 +56,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is planned: everything that parts are computed from."""
+    """What is planned: everything that parts are computed from. ``adapter``: parameters that learn, all where all weights do."""
 
     recipe: Recipe
     config: Any
@@ -66,21 +67,23 @@ class Subject:
 
 
 def subject(recipe: Recipe, config: Any, parameters: Parameters, sizes: Sizes, work: Work) -> Subject:
-    return Subject(recipe, config, sizes, parameters, adapter_parameters(recipe, config), work)
+    learning = parameters.total if full.whole(recipe) else adapter_parameters(recipe, config)
+    return Subject(recipe, config, sizes, parameters, learning, work)
 
 
 def learner_need(s: Subject, device: str, learners: int = 1) -> activations.Need:
     """Of the fullest micro-batch that the recipe allows: as many rows predict as there are."""
-    from frontier_tune.experts.families import target_modules
+    from frontier_tune.experts.families import attention_projections, target_modules
 
-    r = s.recipe
+    r, whole = s.recipe, full.whole(s.recipe)
     setting = activations.Setting(
         r.learner.dtype,
-        r.adapter.rank,
-        tuple(target_modules(r.adapter, s.config)),
-        r.adapter.experts,
+        0 if whole else r.adapter.rank,
+        tuple(attention_projections(s.config) if whole else target_modules(r.adapter, s.config)),
+        r.adapter.experts or whole,
         device,
         r.learner.activation_checkpointing,
+        whole,
     )
     rows = microbatch(r, s.work, learners)
     return activations.need(s.sizes, setting, activations.Batch(rows, rows), s.adapter, learners > 1)
@@ -88,16 +91,22 @@ def learner_need(s: Subject, device: str, learners: int = 1) -> activations.Need
 
 def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = False) -> list[Part]:
     """The learner's memory where its model is."""
-    r = s.recipe
+    r, whole = s.recipe, full.whole(s.recipe)
     base = (kept_by_one(s.parameters, learners) if sharded else s.parameters.total) * BYTES[r.learner.dtype]
     found = learner_need(s, device, learners)
     beyond = max(0, found.peak - s.adapter * 4)  # the gradient is in the row before, whether it is there at the peak or not
     parts = [
-        Part("base", base, "placement.shard_base" if learners > 1 else "learner.dtype"),
-        Part("adapter, gradient, two moments", s.adapter * 4 * 4, "adapter.rank"),
+        *([] if whole else [Part("base", base, "placement.shard_base" if learners > 1 else "learner.dtype")]),
+        Part(
+            f"{'weights' if whole else 'adapter'}, gradient, two moments",
+            s.adapter * 4 * 4,
+            "learner.trainable" if whole else "adapter.rank",
+        ),
         *([Part("state to go back to", s.adapter * 4 * 3, "learner.rollbacks")] if r.learner.rollbacks else []),
-        Part("activations of a micro-batch", beyond, "learner.tokens_per_microbatch"),
+        Part("activations of a micro-batch", beyond, "learner.tokens_per_microbatch", exact=not whole),
     ]
+    if whole:
+        parts.append(Part("weights on their way to the sampler", handover_bytes(s), "sampler.dtype", exact=False))
     if device == "cpu":
         parts += retained(found, r.learner.dtype, sharded, r.learner.activation_checkpointing)
     if sharded:
@@ -147,8 +156,22 @@ def retained(need: activations.Need, dtype: str, sharded: bool = False, checkpoi
     return parts
 
 
+def handover_bytes(s: Subject) -> int:
+    """What every update hands to the sampler: an adapter in float32, or a whole model at the sampler's type."""
+    return s.adapter * (BYTES[s.recipe.sampler.dtype] if full.whole(s.recipe) else 4)
+
+
+def _served(s: Subject) -> Subject:
+    """As the sampler sees it: for whole models its engine is built with an adapter's smallest place, that nothing fills."""
+    if not full.whole(s.recipe):
+        return s
+    recipe = s.recipe.model_copy(update={"adapter": ENGINE_ADAPTER})
+    return replace(s, recipe=recipe, adapter=adapter_parameters(recipe, s.config))
+
+
 def sampler_parts(s: Subject, device: str, tensor_parallel: int = 1) -> list[Part]:
     """The sampler's memory where its model is, on each of its GPUs."""
+    s = _served(s)
     r, tp = s.recipe.sampler, tensor_parallel
     base, routers = weight_bytes(s.parameters, s.config, r.dtype), router_parameters(s.recipe, s.config)
     slots = cache.adapter_slots(s.sizes, s.recipe.adapter.rank, s.adapter - routers, s.recipe.adapter.experts, r.dtype)
@@ -170,6 +193,9 @@ def sampler_parts(s: Subject, device: str, tensor_parallel: int = 1) -> list[Par
         else:  # unpacked weights to merge into, and a packed copy of the experts for the base and each slot
             merged = (2 + cache.SLOTS) * s.parameters.in_experts * BYTES[r.dtype]
             parts.append(Part("experts with adapter merged", merged, "adapter.experts"))
+    if full.whole(s.recipe):  # as they came, as they are laid out for the kernels, and as they were
+        layer = 3 * s.parameters.in_experts // len(s.sizes.moe.layers) * BYTES[r.dtype]
+        parts.append(Part("a layer that is read again", layer, "sampler.dtype", exact=False))
     if device != "cpu":
         parts.append(Part("workspace of a forward", -(-_workspace(s) // tp), "sampler.max_sequences", exact=False))
     return parts

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from frontier_tune.contracts import BadInput
+from frontier_tune.experts.families import family_of
 from frontier_tune.orchestration.plan import machine
 from frontier_tune.orchestration.plan.sizes import quantization, windows
-from frontier_tune.recipe import Recipe
+from frontier_tune.recipe import Recipe, full
 
 
 def missing(recipe: Recipe, config: Any) -> list[str]:
@@ -31,6 +32,10 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
             "routers that learn, with a split base, a warm start or GPUs: learners hold the base whole, the stages of a warm "
             "start leave routers alone, and samplers on CPUs alone apply an adapter's own",
         ),
+        "learner.trainable": (
+            full.whole(recipe) and bool(p.gpus_per_node or machine.gpus()),
+            "all weights trained with GPUs: samplers on CPUs alone take whole models",
+        ),
         "placement.episode_actors": (
             p.episode_actors > 1 and recipe.run.deterministic,
             "run.deterministic with several episode actors: what shares a batch in the sampler depends on which was quicker",
@@ -43,6 +48,8 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
 def _of_the_base(recipe: Recipe, config: Any) -> list[str]:
     out, longest = [], recipe.sampler.max_model_len
     kind = getattr(config, "model_type", None)
+    if full.whole(recipe) and family_of(config).router is None:
+        out.append(f"training all weights of {family_of(config).label} (learner.trainable)")
     if kind == "gpt_oss":
         out.append("training gpt-oss: the learner's attention has no sinks, and its experts no biases (base)")
     elif any(w is not None and w < longest for w in windows(config)):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from frontier_tune.orchestration.plan import machine, placement
-from frontier_tune.orchestration.plan.actors import learner_need
+from frontier_tune.orchestration.plan.actors import handover_bytes, learner_need
 from frontier_tune.orchestration.plan.machine import GPU, MIB, size
 from frontier_tune.orchestration.plan.placement import USABLE
 from frontier_tune.orchestration.plan.plans import Plan, sequence_bytes
 from frontier_tune.orchestration.plan.sizes import quantization
-from frontier_tune.recipe import Recipe
+from frontier_tune.recipe import Recipe, full
 
 GIB = 2**30
 
@@ -47,7 +47,9 @@ def _base(plan: Plan) -> list[str]:
     return [
         f"base       {p.total / 1e6:,.2f} M parameters, {p.in_experts / 1e6:,.2f} M in experts, "
         f"{p.active / 1e6:,.2f} M active for a token" + (f"; the checkpoint's weights are {packed}" if packed else ""),
-        f"adapter    {plan.adapter_parameters / 1e6:,.3f} M parameters of rank {recipe.adapter.rank}",
+        f"trained    all of them; every update hands {size(handover_bytes(plan.subject))} to the sampler"
+        if full.whole(recipe)
+        else f"adapter    {plan.adapter_parameters / 1e6:,.3f} M parameters of rank {recipe.adapter.rank}",
     ]
 
 

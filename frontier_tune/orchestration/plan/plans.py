@@ -11,9 +11,9 @@ from frontier_tune.orchestration.plan import actors, machine, placement, work
 from frontier_tune.orchestration.plan.actors import Part, Subject
 from frontier_tune.orchestration.plan.machine import MIB, size
 from frontier_tune.orchestration.plan.placement import Placed
-from frontier_tune.orchestration.plan.sizes import parameters, sizes
+from frontier_tune.orchestration.plan.sizes import BYTES, parameters, sizes
 from frontier_tune.orchestration.plan.work import Work, past_speed
-from frontier_tune.recipe import Recipe
+from frontier_tune.recipe import Recipe, full
 
 KEPT_CHECKPOINTS = 3  # two, and the one being written
 ROLLOUT_BYTES_PER_TOKEN = 8
@@ -55,6 +55,11 @@ class Plan:
         return self.subject.adapter
 
     @property
+    def checkpoint_bytes(self) -> int:
+        """Of one: what learns, and two moments of it, in float32."""
+        return self.subject.adapter * 4 * 3
+
+    @property
     def on_gpus(self) -> bool:
         """Whether it is made for stated GPUs rather than for this machine."""
         return bool(self.subject.recipe.placement.gpus_per_node)
@@ -79,7 +84,7 @@ def make(recipe: Recipe, base_config: Any, root: Path, name: str) -> Plan:
     adapter = subject.adapter
     disk = {
         "checkpoints": KEPT_CHECKPOINTS * adapter * 4 * 3,
-        "adapter versions": 5 * adapter * 4,
+        **_written(subject),
         "rollouts": recipe.run.steps * of_step.tokens_at_most * ROLLOUT_BYTES_PER_TOKEN,
         "logs and report": 20 * MIB,
     }
@@ -89,6 +94,16 @@ def make(recipe: Recipe, base_config: Any, root: Path, name: str) -> Plan:
         seconds = work.stated_speed(recipe, of_step)
         source = "at the speeds that the recipe states, " + ("overlapped" if recipe.run.staleness else "one after the other")
     return Plan(subject, placed, _rows(placed), disk, seconds, source, capability.missing(recipe, base_config))
+
+
+def _written(s: Subject) -> dict[str, int]:
+    """Bytes of what travels to the sampler, and of what a run ends with where that is much."""
+    each = actors.handover_bytes(s)
+    if not full.whole(s.recipe):
+        return {"adapter versions": 5 * each}
+    dtype = str(getattr(s.config, "dtype", None) or "float32").removeprefix("torch.")
+    # A version and a canary, and the next of each while it is written.
+    return {"models on their way to the sampler": 4 * each, "the tuned model": s.adapter * BYTES.get(dtype, 4)}
 
 
 def _rows(placed: list[Placed]) -> dict[str, int]:
