@@ -50,14 +50,14 @@ def save_adapter(policy: Policy, directory: Path) -> None:
         policy.selection.write(directory, "all")
 
 
-def hand_over(policy: Policy, directory: Path, dtype: torch.dtype | None) -> None:
-    """Write the adapter; or, where all weights learn, the model at ``dtype`` (None: in its base's, with a tokenizer)."""
+def hand_over(policy: Policy, directory: Path, dtype: torch.dtype, tokenizer: bool = False) -> None:
+    """Write the adapter; or, where all weights learn, the model at ``dtype``, on request with its tokenizer."""
     if not isinstance(policy, FullPolicy):
         save_adapter(policy, directory)
         return
     _finite(policy.state(), "weights")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    policy.write_model(directory) if dtype is None else policy.write(directory, dtype)
+    policy.write(directory, dtype, tokenizer)
 
 
 def save(learner: Learner, directory: Path) -> None:

@@ -128,7 +128,8 @@ class FullPolicy(Policy):
     # ---- in and out -----------------------------------------------------------------------------------------------
 
     def write(self, directory: Path, dtype: torch.dtype, tokenizer: bool = False) -> None:
-        """Write the model at ``dtype`` as transformers reads it, whole or not at all; on request with the base's tokenizer."""
+        """Write the model at ``dtype`` (routers: float32) as transformers reads it, on request with the base's tokenizer. Whole or
+        not at all."""
         work = directory.with_name(f".{directory.name}-writing")
         shutil.rmtree(work, ignore_errors=True)
         model: Any = self.model
@@ -144,11 +145,6 @@ class FullPolicy(Policy):
         os.replace(work, directory)
         _fsync(directory.parent)
 
-    def write_model(self, directory: Path) -> None:
-        """Write what a run ends with: the model in its base's type, with the base's tokenizer."""
-        base = json.loads((Path(self.base_dir) / "config.json").read_text())
-        self.write(directory, getattr(torch, str(base.get("dtype") or "float32")), tokenizer=True)
-
     def save(self, directory: Path) -> None:
         """Write the weights as they learn, for ``load``."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -161,7 +157,7 @@ class FullPolicy(Policy):
         tensors = load_file(str(directory / CHECKPOINT))
         if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in self.state().items()}:
             raise BadInput(f"{directory}: the weights are of another base than {self.base_dir}")
-        if canonical.digests(tensors) != digests:
+        if canonical.digests({name: whole.form(name, t, torch.float32) for name, t in tensors.items()}) != digests:
             raise BadInput(f"{directory}: damaged: {CHECKPOINT} is not the one that the state was written with")
         self._put(tensors)
 

@@ -382,9 +382,9 @@ class Learner:
         ``sampler.dtype``. Never one that is not finite."""
         checkpoint.hand_over(self.policy, Path(directory), _DTYPES[self.recipe.sampler.dtype])
 
-    def save_result(self, directory: str | Path) -> None:
-        """Write what a run ends with: the adapter, or the model in its base's type, with a tokenizer."""
-        checkpoint.hand_over(self.policy, Path(directory), None)
+    def save_model(self, directory: str | Path) -> None:
+        """Where all weights learn: write what a run ends with, the model that the sampler is given and its tokenizer."""
+        checkpoint.hand_over(self.policy, Path(directory), _DTYPES[self.recipe.sampler.dtype], tokenizer=True)
 
     def save(self, directory: str | Path) -> None:
         """Write all that ``load`` needs to go on as if never interrupted: adapter, optimizer, counters, random state."""

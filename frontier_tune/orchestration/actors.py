@@ -127,8 +127,8 @@ class LearnerActor:
     def save_adapter(self, directory: str) -> None:
         self._learner.save_adapter(directory)
 
-    def save_result(self, directory: str) -> None:
-        self._learner.save_result(directory)
+    def save_model(self, directory: str) -> None:
+        self._learner.save_model(directory)
 
     def digests(self, dtype: str) -> Mapping[str, str]:
         return self._learner.digests(dtype)

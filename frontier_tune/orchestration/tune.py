@@ -22,6 +22,7 @@ from frontier_tune.orchestration.preflight import Ready
 from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.orchestration.status import Status
 from frontier_tune.orchestration.stop import Stopped, StopRequest
+from frontier_tune.recipe import full
 
 if TYPE_CHECKING:
     from frontier_tune.orchestration.supervise import Supervisor
@@ -213,7 +214,8 @@ def _train(
         finally:
             sinks.close()
     result = run.result(recipe)
-    crew.learner.save_result(str(result))
+    write = crew.learner.save_model if full.whole(recipe) else crew.learner.save_adapter
+    write(str(result))
     (result / PROVENANCE).write_text(json.dumps(provenance(ready), indent=1))
     return state
 

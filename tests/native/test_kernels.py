@@ -188,6 +188,13 @@ def test_the_expert_layer_is_the_formula(tokens, top_k, seed):
     assert close(base, oracle(x, ids, weights, torch.full_like(slots, -1), gate_up, down, raw))
 
 
+@pytest.mark.parametrize("dtype", native_experts.DTYPES)
+def test_packed_weights_are_read_back(dtype):
+    weight = random(3, 64, 96, seed=5).to(dtype)
+    packed = native_experts.pack(weight)
+    assert not torch.equal(packed, weight) and torch.equal(native_experts.unpack(packed), weight)
+
+
 @settings(max_examples=25, deadline=None)
 @given(tokens=st.integers(1, 90), seed=st.integers(0, 99), threads=st.sampled_from([1, 2]))
 def test_a_row_is_bitwise_the_same_whatever_the_others_are(tokens, seed, threads):

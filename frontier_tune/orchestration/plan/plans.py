@@ -11,7 +11,7 @@ from frontier_tune.orchestration.plan import actors, machine, placement, work
 from frontier_tune.orchestration.plan.actors import Part, Subject
 from frontier_tune.orchestration.plan.machine import MIB, size
 from frontier_tune.orchestration.plan.placement import Placed
-from frontier_tune.orchestration.plan.sizes import BYTES, parameters, sizes
+from frontier_tune.orchestration.plan.sizes import parameters, sizes
 from frontier_tune.orchestration.plan.work import Work, past_speed
 from frontier_tune.recipe import Recipe, full
 
@@ -101,9 +101,8 @@ def _written(s: Subject) -> dict[str, int]:
     each = actors.handover_bytes(s)
     if not full.whole(s.recipe):
         return {"adapter versions": 5 * each}
-    dtype = str(getattr(s.config, "dtype", None) or "float32").removeprefix("torch.")
     # A version and a canary, and the next of each while it is written.
-    return {"models on their way to the sampler": 4 * each, "the tuned model": s.adapter * BYTES.get(dtype, 4)}
+    return {"models on their way to the sampler": 4 * each, "the tuned model": each}
 
 
 def _rows(placed: list[Placed]) -> dict[str, int]:
