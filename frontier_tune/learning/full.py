@@ -128,7 +128,7 @@ class FullPolicy(Policy):
     # ---- in and out -----------------------------------------------------------------------------------------------
 
     def write(self, directory: Path, dtype: torch.dtype, tokenizer: bool = False) -> None:
-        """Write the model at ``dtype`` (routers: float32) as transformers reads it, on request with the base's tokenizer. Whole or
+        """Write the model at ``dtype`` (routers: float32) as transformers reads it, on request with its tokenizer. Whole or
         not at all."""
         work = directory.with_name(f".{directory.name}-writing")
         shutil.rmtree(work, ignore_errors=True)
