@@ -174,7 +174,8 @@ def write(
 
 def main() -> None:
     options = harness.parser(__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("--samples", type=int, default=11, help="of a layer; an engine is asked at most 5 times")
+    options.add_argument("--samples", type=int, default=11, help="of a layer; engines have --rounds")
+    options.add_argument("--rounds", type=int, default=9, help="of the engines; a slow machine makes fewer")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument(
         "--clock", choices=CLOCKS, default="wall",
@@ -206,7 +207,7 @@ def main() -> None:
             ]
         else:
             load = adapter_tax_engine.Load(dtype, args.threads, slots, *((4, 4) if args.quick else (64, 48)), not args.quick)
-            pieces[name] = adapter_tax_engine.rows(engine, load, min(samples, 5), args.quick)
+            pieces[name] = adapter_tax_engine.rows(engine, load, min(args.rounds, samples), args.quick)
     settings = {
         "rank": RANK, "threads": args.threads, "slots": slots, "shapes": [asdict(s) for s in shapes],
         "rho": {s.name: round(s.rho, 4) for s in shapes},

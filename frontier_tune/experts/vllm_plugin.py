@@ -13,6 +13,7 @@ called directly, and any number of times. What it changes, and why:
   where no adapter touches ``lm_head``, and are refused clearly where one does.
 - **routing**: experts are chosen by the routing op that the learner uses, from logits in float32 (docs/routing-op.md).
 - **norms**, **rotary**, **sampling**: one operator each, instead of eight, a slow one and a dozen.
+- **head**: an output embedding in another type than the model's (``sampler.head_dtype``) is cast once, not in every forward.
 - **slots**: a token that fits a request's last block is scheduled without asking for one.
 - **selection**: adapters that hold the chosen experts alone can be loaded.
 - **seeds**: a seeded request whose prompt is read in several steps (chunked prefill) crashes, as CPU generators have no
@@ -58,6 +59,7 @@ def register() -> list[str]:
         if current_platform.is_cpu():
             from frontier_tune.experts import (
                 vllm_plugin_experts,
+                vllm_plugin_head,
                 vllm_plugin_norms,
                 vllm_plugin_punica,
                 vllm_plugin_rotary,
@@ -69,7 +71,7 @@ def register() -> list[str]:
 
             parts = (
                 *(vllm_plugin_experts, vllm_plugin_router, vllm_plugin_punica, vllm_plugin_norms, vllm_plugin_rotary),
-                *(vllm_plugin_sampling, vllm_plugin_seeds, vllm_plugin_slots),
+                *(vllm_plugin_sampling, vllm_plugin_seeds, vllm_plugin_slots, vllm_plugin_head),
             )
             changes += [change for part in parts for change in part.install()]
         for change in changes:

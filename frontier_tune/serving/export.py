@@ -32,13 +32,39 @@ TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json",
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 1e-2}
 ROUTERS = "it brings trained routers, which PEFT loads and stock vLLM refuses in an adapter; for vLLM, export --layout merged"
 PROBE_SEQUENCES, PROBE_TOKENS = 4, 64
+_IN_FILE = "base_model.model."  # before each name in PEFT's file
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What the number format of a merged copy lost of the routers' change, which the adapter keeps in float32.
+
+    ``share``: norm of what is lost by that of the change, over all routers, 0 to 1 (a base's weights have that format, so that
+    rounding never leads further away than back to them). ``rows`` of the ``changed`` ones (an expert's router weights in a layer)
+    are the base's again.
+    """
+
+    share: float
+    rows: int
+    changed: int
+
+    def __str__(self) -> str:
+        if not self.share:
+            return ""
+        said = (
+            f"its number format lost {self.share:.2%} of the routers' change (by norm); {self.rows} of {self.changed} rows that "
+            "had changed are the base's again"
+        )
+        if self.share < 0.5:
+            return said
+        return f"WARNING: most of what the routers learned is not in this copy: {said}. --layout peft keeps them in float32"
 
 
 @dataclass(frozen=True)
 class Exported:
     """Where it lies; ``gap`` is the mean |log-probability| gap of a merged copy on the probe (None for an adapter).
 
-    ``remark``: what whoever serves it has to know.
+    ``remark``: what whoever serves it has to know. ``rounding``: of a merged copy of an adapter with trained routers, else None.
     """
 
     path: Path
@@ -46,6 +72,7 @@ class Exported:
     files: dict[str, str]
     gap: float | None = None
     remark: str = ""
+    rounding: Rounding | None = None
 
 
 def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None) -> Exported:
@@ -70,17 +97,17 @@ def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None
     elif layout == "merged":
         raise BadInput("export: a merged copy needs the base; name its directory")
     with _whole(out) as work:
-        gap = None
+        gap, rounding = None, None
         if layout == "merged":
             assert base_dir is not None
-            gap = _merge(adapter, base_dir, work)
+            gap, rounding = _merge(adapter, base_dir, work)
         else:
             _copy(adapter, work)
             _restore(work, layout)
             _name_base(work)
         files = {p.relative_to(work).as_posix(): _digest(p) for p in sorted(work.rglob("*")) if p.is_file()}
     routers = layout == "peft" and canonical.trains_routers(config)
-    return Exported(out, layout, files, gap, ROUTERS if routers else "")
+    return Exported(out, layout, files, gap, ROUTERS if routers else str(rounding or ""), rounding)
 
 
 def _copy(adapter: Path, work: Path) -> None:
@@ -194,8 +221,9 @@ def _check_base(adapter: Path, config: Mapping[str, Any], base_dir: Path, record
         raise BadInput(f"{adapter}: does not fit the base {base_dir}: {e}") from None
 
 
-def _merge(adapter: Path, base_dir: Path, work: Path) -> float:
-    """Merge with stock PEFT, save, read back and compare on a fixed random probe. Returns the mean gap in nats."""
+def _merge(adapter: Path, base_dir: Path, work: Path) -> tuple[float, Rounding | None]:
+    """Merge with stock PEFT, save, read back and compare on a fixed random probe. Returns the mean gap in nats, and what trained
+    routers lost: a probe does not see it where all that they learned is less than its tolerance."""
     import torch
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
@@ -211,6 +239,7 @@ def _merge(adapter: Path, base_dir: Path, work: Path) -> float:
     lost = [n for n, t in stored.items() if n not in loaded or not torch.equal(loaded[n], t.to(loaded[n].dtype))]
     if lost:
         raise GateFailed(f"export: PEFT did not load {len(lost)} of {len(stored)} tensors of {adapter} (first: {lost[0]})")
+    routers = _routers(tuned, stored)
     probe = torch.randint(0, vocabulary, (PROBE_SEQUENCES, PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
     wanted = _log_probabilities(tuned, probe)
     merged = tuned.merge_and_unload(safe_merge=True)
@@ -225,7 +254,28 @@ def _merge(adapter: Path, base_dir: Path, work: Path) -> float:
         raise GateFailed(
             f"export: the merged copy's log-probabilities differ from base + adapter by {gap:.2g} nats on average ({dtype})"
         )
-    return gap
+    return gap, _rounding(again, routers)
+
+
+def _routers(tuned: Any, stored: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """By name in a plain model: the base's routers, [E, H], and the adapter's, both in float32."""
+    names = [n for n in stored if str(canonical.canonical_name(n, tuned.config)).endswith(".router")]
+    base = {n: tuned.get_parameter(n.removesuffix("weight") + "original_module.weight").detach().float() for n in names}
+    return {n.removeprefix(_IN_FILE): (base[n], stored[n].float()) for n in names}
+
+
+def _rounding(merged: Any, routers: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> Rounding | None:
+    """Of the merged copy as it was read back. None without trained routers."""
+    change = lost = 0.0
+    rows = changed = 0
+    for name, (base_EH, wanted_EH) in routers.items():
+        got_EH = merged.get_parameter(name).detach().float()
+        change += float((wanted_EH - base_EH).double().square().sum())
+        lost += float((wanted_EH - got_EH).double().square().sum())
+        moved_E = (wanted_EH != base_EH).any(1)
+        changed += int(moved_E.sum())
+        rows += int((moved_E & (got_EH == base_EH).all(1)).sum())
+    return Rounding((lost / change) ** 0.5 if change else 0.0, rows, changed) if routers else None
 
 
 def _log_probabilities(model: Any, tokens: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,10 @@ from frontier_tune.contracts import BadInput
 from frontier_tune.learning.learner import Learner
 from frontier_tune.learning.model import ROUTER
 from frontier_tune.learning.packing import pack
+from frontier_tune.learning.parallel import World
 from frontier_tune.orchestration.plan import adapter_parameters, missing
 from frontier_tune.recipe import idle
+from tests.learning.test_parallel import everywhere, perturbed, trained
 
 SEQUENCES = [[5, 6, 7, 8, 9, 10], [20, 21, 22], [30, 31, 32, 33]]
 
@@ -109,6 +111,27 @@ def test_replay_and_checkpointing_give_routers_the_same_gradient(bases, recipe, 
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_two_learners_move_routers_as_one_does(bases, recipe, episodes, tmp_path) -> None:
+    settings = ("adapter.router=true", "learner.learning_rate=0.1", "learner.router_lr_ratio=1", "learner.schedule=constant")
+    batches = []
+    for seed in range(3):
+        batches.append(episodes(seed, groups=3, members=2)[0])
+        for t in batches[-1]:
+            t.reward = float(t.spec.member == 0)
+
+    def learner(world: World | None = None) -> Learner:
+        return perturbed(Learner(bases(), recipe(*settings), world=world))
+
+    one = trained(learner(), batches, sgd=True)[0]
+    both = everywhere(2, tmp_path / "meet", lambda world: trained(learner(world), batches, sgd=True)[0])
+    start = routers(learner())
+    assert len(start) == 2
+    for name, before in start.items():
+        assert torch.equal(both[0][name], both[1][name])
+        assert (one[name] - before).abs().max() > 1e-4 and (both[0][name] - one[name]).abs().max() < 1e-6
+
+
 def test_what_cannot_be_is_refused(bases, recipe) -> None:
     with pytest.raises(BadInput, match="adapter.router: routers of DeepSeek-V3"):
         Learner(bases("deepseek_v3"), recipe("adapter.router=true"))
@@ -117,6 +140,7 @@ def test_what_cannot_be_is_refused(bases, recipe) -> None:
     with pytest.raises(BadInput, match="learner.router_lr_ratio: it has no effect"):
         idle.check(recipe("learner.router_lr_ratio=0.2"))
     config = AutoConfig.from_pretrained(bases())
+    assert missing(recipe("adapter.router=true", "placement.learners=2"), config) == []
     for asked in (["placement.gpus_per_node=1"], ["placement.learners=2", "placement.shard_base=true"]):
         assert "adapter.router" in " ".join(missing(recipe("adapter.router=true", *asked), config))
         assert "adapter.router" not in " ".join(missing(recipe(*asked), config))

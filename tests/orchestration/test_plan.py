@@ -203,6 +203,31 @@ def test_what_is_held_grows_with_staleness_and_routes(tmp_path: Path) -> None:
     assert made["routes"] == made["plain"] * (40 + 2 * 2 * 2) // 40  # two processes, two layers, two experts of each
 
 
+def sampler_memory(directory: Path, **sections: Any) -> dict[str, int]:
+    made = plan.make(recipes.parse(sections), tiny.config(), directory, "x")
+    (sampler,) = (one.actor for one in made.placed if one.actor.name == "sampler")
+    return {part.name: part.bytes for part in sampler.host}
+
+
+def test_routers_of_adapters_are_counted_once_in_the_sampler(tmp_path: Path) -> None:
+    """They are whole matrices beside the slots, which hold low-rank ones."""
+    plain, trained = (sampler_memory(tmp_path, adapter={"router": flag}) for flag in (False, True))
+    z = sizes.sizes(tiny.config())
+    assert trained.pop("routers of adapters") == cache.SLOTS * len(z.moe.layers) * z.moe.num_experts * z.hidden * 4
+    assert trained == plain
+    learner = plan.make(recipes.parse({"adapter": {"router": True}}), tiny.config(), tmp_path, "x").subject
+    assert sizes.router_parameters(learner.recipe, learner.config) == learner.parameters.router
+
+
+def test_a_head_in_float32_is_a_copy_of_the_output_embedding(tmp_path: Path) -> None:
+    c = tiny.config()
+    plain, cast = ({"dtype": "bfloat16", "head_dtype": name} for name in ("model", "float32"))
+    more = set(sampler_memory(tmp_path, sampler=cast).items()) - set(sampler_memory(tmp_path, sampler=plain).items())
+    assert more == {("output embedding in float32", c.vocab_size * c.hidden_size * 4)}
+    exact = sampler_memory(tmp_path, sampler={"dtype": "float32", "head_dtype": "float32"})
+    assert "output embedding in float32" not in exact
+
+
 def test_stated_speeds_make_the_time_and_overlap_shortens_it() -> None:
     placed = {"sampler_tokens_per_second": 1000, "learner_tokens_per_second": 2000}
     section = {"groups_per_step": 10, "group_size": 10}

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from frontier_tune import recipe
 from frontier_tune.contracts import BadInput, Blame, Request, SamplingParams
@@ -49,12 +50,35 @@ def off_grid(sampler):
     return float((steps - steps.round()).abs().mean())
 
 
+def kept_head(sampler):
+    """The copy that the plugin keeps of the engine's output embedding."""
+    from frontier_tune.experts import vllm_plugin_head  # imports vllm
+
+    worker = sampler._call(lambda backend: backend.engine.model_executor.driver_worker.worker)
+    held = [m.__dict__.get(vllm_plugin_head._COPY) for m in worker.model_runner.get_model().modules()]
+    (found,) = [h[1] for h in held if h is not None]
+    return found
+
+
 def test_a_head_in_float32_does_not_round_logits(setups):
     s = setups("qwen3_moe", "bfloat16")
     section = recipe.Sampler(dtype="bfloat16", head_dtype="float32", max_model_len=300, kv_cache_mb=16, threads=1)
     with VLLMSampler(s.base, section, log_file=s.root / "head.log") as sampler:
         assert off_grid(sampler) > 0.15 and off_grid(s.sampler) < 0.06
-        assert gap(sampler.score(SEQUENCES), s.reference(SEQUENCES, adapter=False)) < 2e-2
+        before = sampler.score(SEQUENCES)
+        assert gap(before, s.reference(SEQUENCES, adapter=False)) < 2e-2
+        made = kept_head(sampler)
+        assert made.dtype == torch.float32 and sampler.score(SEQUENCES) == before and kept_head(sampler) is made  # cast once
+        # A reload writes into the same memory: a copy that outlived it would go on giving the old logits without a word.
+        tensors = load_file(s.base / "model.safetensors")
+        head = "lm_head.weight" if "lm_head.weight" in tensors else "model.embed_tokens.weight"
+        try:
+            save_file(tensors | {head: tensors[head] * 0}, s.base / "model.safetensors", metadata={"format": "pt"})
+            sampler.reload()
+            assert all(x == pytest.approx(-math.log(tiny.VOCABULARY), abs=1e-6) for row in sampler.score(SEQUENCES) for x in row)
+            assert kept_head(sampler) is not made and not kept_head(sampler).any()
+        finally:
+            save_file(tensors, s.base / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

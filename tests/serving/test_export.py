@@ -97,25 +97,64 @@ def test_adapter_copy_loads_in_stock_peft(base: Path, adapter: Path, tmp_path: P
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_trained_routers_are_merged_and_stock_vllm_is_warned_off(tmp_path: Path, dtype: torch.dtype) -> None:
+def with_routers(path: Path, base: Path, *sizes: float) -> dict[str, torch.nn.Parameter]:
+    """Write an adapter whose routers have moved by noise: each layer's first row by the first size, the others by the second."""
     from frontier_tune.experts import families
     from frontier_tune.recipe import Adapter
 
-    base = make_base(tmp_path / "base", dtype=dtype)
     tuned = families.adapted(AutoModelForCausalLM.from_pretrained(base), Adapter(rank=4, router=True))
     routers = {n: p for n, p in tuned.named_parameters() if ".modules_to_save." in n}
-    assert len(routers) == 2
     for parameter in routers.values():
-        parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
-    families.save(tuned, tmp_path / "adapter")
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+        noise[0] *= sizes[0]
+        noise[1:] *= sizes[-1]
+        parameter.data += noise
+    families.save(tuned, path)
+    return routers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_trained_routers_are_merged_and_stock_vllm_is_warned_off(tmp_path: Path, dtype: torch.dtype) -> None:
+    base = make_base(tmp_path / "base", dtype=dtype)
+    routers = with_routers(tmp_path / "adapter", base, 1.0)
+    assert len(routers) == 2
     assert "stock vLLM refuses" in export(tmp_path / "adapter", "peft", tmp_path / "peft", base).remark
     done = export(tmp_path / "adapter", "merged", tmp_path / "merged", base)
     merged = load_file(tmp_path / "merged/model.safetensors")
     for name, parameter in routers.items():
         plain = name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
         assert merged[plain].equal(parameter.detach().to(dtype))
-    assert done.remark == "" and done.gap is not None and done.gap < (1e-5 if dtype == torch.float32 else 1e-2)
+    assert done.gap is not None and done.gap < (1e-5 if dtype == torch.float32 else 1e-2)
+    assert done.rounding is not None and (done.rounding.rows, done.rounding.changed) == (0, 12)
+    if dtype == torch.float32:
+        assert done.rounding.share == 0 and done.remark == ""
+    else:  # 8 bits: at most 2^-9 of a weight, and the change is about as large as the weights
+        assert 0 < done.rounding.share < 2**-9 and "0 of 12 rows" in done.remark and "WARNING" not in done.remark
+
+
+def test_routers_that_a_merge_rounds_away_are_told(tmp_path: Path) -> None:
+    """A change far below half a unit in the last place of a bfloat16 weight: the probe can't see that it is gone."""
+    base = make_base(tmp_path / "base", dtype=torch.bfloat16)
+    for name, sizes, rows in (("all", (1e-8, 1e-8), 12), ("first", (1e-8, 1.0), 2)):
+        routers = with_routers(tmp_path / name, base, *sizes)
+        done = export(tmp_path / name, "merged", tmp_path / f"merged-{name}", base)
+        rounding = done.rounding
+        assert done.gap is not None and done.gap < 1e-2 and rounding is not None
+        assert (rounding.rows, rounding.changed) == (rows, 12)
+        plain = load_file(base / "model.safetensors")
+        lost = change = 0.0
+        for parameter, before in zip(routers.values(), (plain[f"model.layers.{i}.mlp.gate.weight"] for i in (0, 1)), strict=True):
+            after = parameter.detach().double()
+            lost += float((after - parameter.detach().to(torch.bfloat16).double()).norm() ** 2)
+            change += float((after - before.double()).norm() ** 2)
+        assert rounding.share == pytest.approx((lost / change) ** 0.5, rel=1e-6)
+        assert done.remark.startswith("WARNING: most of what the routers learned") == (name == "all")
+        assert f"{rows} of 12 rows that had changed are the base's again" in done.remark
+
+
+def test_an_adapter_without_routers_has_nothing_to_round(base: Path, adapter: Path, tmp_path: Path) -> None:
+    done = export(adapter, "merged", tmp_path / "out", base)
+    assert done.rounding is None and done.remark == ""
 
 
 def test_a_run_is_named_as_elsewhere(base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 
 from frontier_tune.orchestration.plan import activations, cache
 from frontier_tune.orchestration.plan.machine import MIB
-from frontier_tune.orchestration.plan.sizes import BYTES, Parameters, Sizes, adapter_parameters, weight_bytes
+from frontier_tune.orchestration.plan.sizes import (
+    BYTES,
+    Parameters,
+    Sizes,
+    adapter_parameters,
+    router_parameters,
+    weight_bytes,
+)
 from frontier_tune.orchestration.plan.work import Work, microbatch
 from frontier_tune.recipe import Recipe
 
@@ -143,15 +150,20 @@ def retained(need: activations.Need, dtype: str, sharded: bool = False, checkpoi
 def sampler_parts(s: Subject, device: str, tensor_parallel: int = 1) -> list[Part]:
     """The sampler's memory where its model is, on each of its GPUs."""
     r, tp = s.recipe.sampler, tensor_parallel
-    base = weight_bytes(s.parameters, s.config, r.dtype)
-    slots = cache.adapter_slots(s.sizes, s.recipe.adapter.rank, s.adapter, s.recipe.adapter.experts, r.dtype)
+    base, routers = weight_bytes(s.parameters, s.config, r.dtype), router_parameters(s.recipe, s.config)
+    slots = cache.adapter_slots(s.sizes, s.recipe.adapter.rank, s.adapter - routers, s.recipe.adapter.experts, r.dtype)
     parts = [
         Part("base", -(-base // tp), "placement.tensor_parallel" if device != "cpu" else "sampler.dtype"),
         Part("adapter slots", -(-slots // tp), "adapter.rank"),
         Part("KV cache", r.kv_cache_mb * MIB, "sampler.kv_cache_mb"),
     ]
-    if s.recipe.adapter.router:
-        parts.append(Part("routers of adapters", cache.SLOTS * s.parameters.router * 4, "adapter.router"))
+    if routers:
+        parts.append(Part("routers of adapters", cache.router_slots(routers), "adapter.router"))
+    if device == "cpu" and r.head_dtype != "model" and BYTES[r.dtype] < BYTES[r.head_dtype]:
+        # The plugin keeps the cast copy (experts.vllm_plugin_head); on a GPU the product is added up in float32 without one.
+        parts.append(
+            Part(f"output embedding in {r.head_dtype}", s.parameters.embedding * BYTES[r.head_dtype], "sampler.head_dtype")
+        )
     if device == "cpu" and s.recipe.adapter.experts:
         if _sampler_kernel(s):
             parts.append(Part("adapter slots as the kernel reads them", slots, "adapter.rank"))

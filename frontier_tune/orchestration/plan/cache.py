@@ -29,10 +29,16 @@ def buffer_rank(rank: int) -> int:
     return next((r for r in RANKS if r >= rank), rank)
 
 
-def adapter_slots(z: Sizes, rank: int, adapter: int, experts: bool, dtype: str) -> int:
+def adapter_slots(z: Sizes, rank: int, low_rank: int, experts: bool, dtype: str) -> int:
     """Bytes of vLLM's stacked adapter buffers: ``SLOTS`` of the next larger rank; gate and up have an A each.
 
-    ``adapter``: parameters of the recipe's adapter of ``rank``.
+    ``low_rank``: parameters of the recipe's adapter of ``rank``, without routers, which are no matrices of that rank
+    (``router_slots``).
     """
     again = len(z.moe.layers) * z.moe.num_experts * z.moe.hidden if experts else 0
-    return SLOTS * BYTES[dtype] * buffer_rank(rank) * (adapter // rank + again)
+    return SLOTS * BYTES[dtype] * buffer_rank(rank) * (low_rank // rank + again)
+
+
+def router_slots(routers: int) -> int:
+    """Bytes of the routers that adapters in those slots bring: whole, in float32 (experts.vllm_plugin_router)."""
+    return SLOTS * routers * 4

@@ -28,7 +28,8 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
         "warm_start": (p.shard_base and warm, "a warm start on a split base: its trainers hold all of it in one process"),
         "adapter.router": (
             recipe.adapter.router and (p.shard_base or warm or bool(p.gpus_per_node or machine.gpus())),
-            "routers that learn, with a split base, a warm start or GPUs: they are trained in one process and sampled on CPUs",
+            "routers that learn, with a split base, a warm start or GPUs: learners hold the base whole, the stages of a warm "
+            "start leave routers alone, and samplers on CPUs alone apply an adapter's own",
         ),
         "placement.episode_actors": (
             p.episode_actors > 1 and recipe.run.deterministic,

@@ -111,12 +111,18 @@ def _block(config: Any) -> tuple[int, int]:
 
 
 def adapter_parameters(recipe: Recipe, config: Any) -> int:
-    """All parameters of the recipe's adapter, over all layers."""
+    """All parameters of the recipe's adapter, over all layers; routers included where they learn."""
     from frontier_tune.experts.canonical import expected_shapes
 
     adapter = recipe.adapter
     shapes = expected_shapes(config, target_modules(adapter, config), adapter.experts, adapter.rank, adapter.router)
     return sum(prod(s) for s in shapes.values())
+
+
+def router_parameters(recipe: Recipe, config: Any) -> int:
+    """Those of them that are routers, which the adapter holds whole; 0 where they don't learn."""
+    shape = moe_shape(config)
+    return len(shape.layers) * shape.num_experts * shape.hidden if recipe.adapter.router else 0
 
 
 @dataclass(frozen=True)
