@@ -50,6 +50,6 @@ def of(experts: nn.Module) -> ClampedSwiGLU | None:
     gate = ClampedSwiGLU(alpha, limit)
     probe = torch.linspace(-2 * limit, 2 * limit, 120)
     z = torch.stack([probe, probe.roll(37)], dim=-1).view(3, -1)  # on all sides of both limits
-    theirs: Tensor = experts._apply_gate(z.clone())  # type: ignore[operator]
+    theirs: Tensor = experts._apply_gate(z.clone())
     same = theirs.shape == (3, z.shape[1] // 2) and torch.allclose(theirs, gate.forward(z), rtol=1e-5, atol=1e-5)
     return gate if same else None

@@ -27,7 +27,9 @@ def unpacked(config: Any) -> dict[str, Any]:
     if kind is None:
         return {}
     if kind != "mxfp4":
-        raise BadInput(f"base: its weights are quantized by {kind}; the learner takes unquantized ones and MXFP4: convert it first")
+        raise BadInput(
+            f"base: its weights are quantized by {kind}; the learner takes unquantized ones and MXFP4: convert it first"
+        )
     from transformers import Mxfp4Config
 
     return {"quantization_config": Mxfp4Config(dequantize=True)}

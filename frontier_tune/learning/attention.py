@@ -45,9 +45,7 @@ class _PackedAttentionCPU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float, sinks: Tensor | None = None
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float, sinks: Tensor | None = None) -> Tensor:
         out = torch.empty_like(q)
         lse: Tensor | None = None
         for b in packed.buckets:
@@ -99,9 +97,7 @@ class _NativeAttention(torch.autograd.Function):
     """The same by the native kernel, which reads the rows where they are: no padded copies, one sweep each way."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float, sinks: Tensor | None = None
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float, sinks: Tensor | None = None) -> Tensor:
         q, k, v = (x.contiguous() for x in (q, k, v))
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:2])
         torch.ops.frontier_tune.packed_attention(q, k, v, packed.segments_S3, scale, out, lse)
@@ -114,15 +110,15 @@ class _NativeAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        *saved, sinks = ctx.saved_tensors
-        grads = [torch.empty_like(x) for x in saved[:3]]
-        torch.ops.frontier_tune.packed_attention_backward(dout.contiguous(), *saved, ctx.packed.segments_S3, ctx.scale, *grads)
-        return *grads, None, None, _sink_gradient(ctx, dout, *saved[3:], sinks, bits=True)
+        q, k, v, out, lse, sinks = ctx.saved_tensors
+        grads = [torch.empty_like(x) for x in (q, k, v)]
+        torch.ops.frontier_tune.packed_attention_backward(
+            dout.contiguous(), q, k, v, out, lse, ctx.packed.segments_S3, ctx.scale, *grads
+        )
+        return *grads, None, None, _sink_gradient(ctx, dout, out, lse, sinks, bits=True)
 
 
-def _sink_gradient(
-    ctx: Any, dout: Tensor, out: Tensor, lse: Tensor, sinks: Tensor | None, bits: bool = False
-) -> Tensor | None:
+def _sink_gradient(ctx: Any, dout: Tensor, out: Tensor, lse: Tensor, sinks: Tensor | None, bits: bool = False) -> Tensor | None:
     """None where the sinks are frozen, as they are under LoRA, or there are none."""
     if sinks is None or not ctx.needs_input_grad[5]:
         return None

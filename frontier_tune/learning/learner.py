@@ -15,7 +15,7 @@ from frontier_tune import recipe as recipes
 from frontier_tune.algorithms import kl, registry
 from frontier_tune.algorithms.base import Sums
 from frontier_tune.algorithms.batch import Tokens, Totals
-from frontier_tune.contracts import BadInput, Trajectory
+from frontier_tune.contracts import Trajectory
 from frontier_tune.experts import canonical
 from frontier_tune.experts.routing.replay import Replay
 from frontier_tune.learning import checkpoint, expert_usage

@@ -4,8 +4,8 @@ denominator and brings no value, so that a head may attend to nothing.
 ``out = sum_j exp(s_j) v_j / (exp(sink) + sum_j exp(s_j))``. Two ways there, for kernels that know nothing of it:
 
 - Kernels that give a log-sum-exp: merge the sink into it and scale the output (``discount``). Backward with the merged output and
-  log-sum-exp is exact then: ``dS_j = P_j (<dout, v_j> - <dout, out>)`` is what every flash kernel computes from these two, and the
-  sink as a key with value zero changes nothing else in it.
+  log-sum-exp is exact then: ``dS_j = P_j (<dout, v_j> - <dout, out>)`` is what flash kernels compute from these two, and the sink
+  as a key with value zero changes nothing else in it.
 - Kernels that give none: the sink as a real key (``widened``), which every query scores by columns of its own.
 """
 
@@ -34,7 +34,7 @@ def discount(out: Tensor, lse: Tensor, sinks: Tensor, bits: bool = False) -> Non
 
 
 def gradient(dout: Tensor, out: Tensor, lse: Tensor, sinks: Tensor, bits: bool = False) -> Tensor:
-    """The gradient at ``sinks`` [heads] of discounted ``out`` and ``lse``: minus the sink's weight times <dout, out>, over rows."""
+    """The gradient at ``sinks`` [heads] of discounted ``out`` and ``lse``: minus the sink's weight times <dout, out>, summed up."""
     score = sinks.to(lse.dtype) * (LOG2_E if bits else 1)
     weight = (score - lse).exp2_() if bits else (score - lse).exp_()
     return -(weight * (dout * out).sum(-1)).sum(0).to(sinks.dtype)

@@ -27,15 +27,13 @@ class Block:
     """N blocks of one call, of L queries and S keys (the sink's place not counted).
 
     ``query_NL``, ``key_NS``: the row that each place holds; padding repeats the block's first. ``seen_NLS``: which keys a query
-    sees. ``place_R``, ``row_R``: places and rows of the real queries.
+    sees.
     """
 
     size: tuple[int, int, int]
     query_NL: Tensor
     key_NS: Tensor
     seen_NLS: Tensor
-    place_R: Tensor
-    row_R: Tensor
     _masks: dict[tuple[int, torch.dtype, bool], Tensor] = field(default_factory=dict)
 
     def mask(self, heads: int, dtype: torch.dtype, sink: bool) -> Tensor:
@@ -53,28 +51,28 @@ def windowed(
     q: Tensor, k: Tensor, v: Tensor, packed: Packed, window: int, scale: float, sinks: Tensor | None = None
 ) -> Tensor:  # fmt: skip
     """q [T, heads, D], k and v [T, kv_heads, D] -> [T, heads, D]. ``sinks`` [heads] or None."""
-    rows, heads, width = q.shape
+    _, heads, width = q.shape
     kv_heads = k.shape[1]
     group = heads // kv_heads
     if sinks is not None:
         q, k, v = attention_sinks.widened(q, k, v, sinks, scale)
-    out = q.new_zeros(rows, heads, width)
-    for b in blocks(packed, window):
+    calls, place_T = plan(packed, window)
+    outs = []
+    for b in calls:
         n, length, keys = b.size
         qb = q.index_select(0, b.query_NL).view(n, length, kv_heads, group, -1).permute(0, 2, 3, 1, 4).flatten(2, 3)
         kb, vb = (x.index_select(0, b.key_NS).view(n, keys, kv_heads, -1).transpose(1, 2) for x in (k, v))
         kb, vb = attention_sinks.as_key(kb, vb, sinks is not None)
         o = F.scaled_dot_product_attention(qb, kb, vb, attn_mask=b.mask(group, q.dtype, sinks is not None), scale=scale)
-        o = o[..., :width].unflatten(2, (group, length)).permute(0, 3, 1, 2, 4).reshape(n * length, heads, width)
-        out = out.index_copy(0, b.row_R, o.index_select(0, b.place_R))
-    return out
+        outs.append(o[..., :width].unflatten(2, (group, length)).permute(0, 3, 1, 2, 4).reshape(n * length, heads, width))
+    return torch.cat(outs).index_select(0, place_T)
 
 
-def blocks(packed: Packed, window: int) -> list[Block]:
-    """The calls for layers with this window; laid out once a pack."""
+def plan(packed: Packed, window: int) -> tuple[list[Block], Tensor]:
+    """The calls for layers with this window, and each row's place [T] among all their queries; laid out once a pack."""
     if window not in packed.windows:
         packed.windows[window] = _grouped(_pieces(packed.segments_S3.tolist(), window), window, packed.tokens_T.device)
-    found: list[Block] = packed.windows[window]
+    found: tuple[list[Block], Tensor] = packed.windows[window]
     return found
 
 
@@ -110,8 +108,9 @@ def _path(segments: list[list[int]], segment: int, wanted: int) -> list[np.ndarr
     return parts[::-1]
 
 
-def _grouped(pieces: list[_Piece], window: int, device: torch.device) -> list[Block]:
+def _grouped(pieces: list[_Piece], window: int, device: torch.device) -> tuple[list[Block], Tensor]:
     out: list[Block] = []
+    place, before = np.empty(sum(len(p[0]) for p in pieces), np.int64), 0
     ordered = sorted(pieces, key=lambda p: -len(p[0]))
     while ordered:
         longest = len(ordered[0][0])
@@ -131,6 +130,8 @@ def _grouped(pieces: list[_Piece], window: int, device: torch.device) -> list[Bl
             real[n, :length] = True
         behind = query_at[:, :, None] - key_at[:, None, :]
         seen = (behind >= 0) & (behind < window)
-        arrays = (query_row.reshape(-1), key_row.reshape(-1), seen, np.flatnonzero(real), query_row[real])
+        place[query_row[real]] = before + np.flatnonzero(real)
+        before += count * longest
+        arrays = (query_row.reshape(-1), key_row.reshape(-1), seen)
         out.append(Block((count, longest, keys), *(torch.from_numpy(a).to(device) for a in arrays)))
-    return out
+    return out, torch.from_numpy(place).to(device)

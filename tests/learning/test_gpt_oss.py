@@ -19,6 +19,7 @@ from frontier_tune.learning.model import Policy
 from frontier_tune.learning.packing import pack
 from frontier_tune.learning.windows import windowed
 from frontier_tune.recipe import Adapter
+from tests.mxfp4 import quantize
 
 LENGTHS = (1, 2, 5, 6, 7, 16, 33)  # around the window of 5, and several blocks of it
 
@@ -111,7 +112,9 @@ def test_bfloat16_is_as_near_to_float32_as_stock_bfloat16(bases, tmp_path: Path)
     for parts in (mine, their):
         total(parts).backward()
     named = dict(theirs.named_parameters())
-    a, b = (torch.cat([g.float().flatten() for g in x]) for x in zip(*((p.grad, named[n].grad) for n, p in ours.named_parameters())))
+    a, b = (
+        torch.cat([g.float().flatten() for g in x]) for x in zip(*((p.grad, named[n].grad) for n, p in ours.named_parameters()))
+    )
     assert torch.cosine_similarity(a, b, dim=0) > 0.95
     assert all(p.dtype == p.grad.dtype == torch.float32 for _, p in ours.named_parameters())
 
@@ -191,33 +194,9 @@ def test_no_sequence_sees_another_and_no_token_beyond_its_window(bases) -> None:
 def test_windows_cost_what_tokens_do() -> None:
     """Scores of a layer with a window: at most twice the window for each token, however long the sequence."""
     for length in (1000, 4000):
-        calls = windows.blocks(pack([list(range(length))]), 128)
+        calls, place_T = windows.plan(pack([list(range(length))]), 128)
         assert sum(b.seen_NLS.numel() for b in calls) <= length * (2 * 128 + 16)
-        assert sum(len(b.row_R) for b in calls) == length
-
-
-FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # E2M1: OCP Microscaling Formats 1.0, table 3
-
-
-def quantize(base: Path, out: Path) -> dict[str, Tensor]:
-    """Write ``base`` with its experts as random MXFP4 numbers, laid out as in gpt-oss' files; returns these experts' values."""
-    g = torch.Generator().manual_seed(5)
-    tensors = load_file(base / "model.safetensors")
-    values: dict[str, Tensor] = {}
-    for name in [n for n in tensors if n.endswith(("gate_up_proj", "down_proj"))]:
-        experts, inner, outer = tensors.pop(name).shape
-        codes = torch.randint(0, 16, (experts, outer, inner // 32, 32), generator=g, dtype=torch.uint8)
-        exponent = torch.randint(122, 127, (experts, outer, inner // 32), generator=g, dtype=torch.uint8)
-        number = torch.tensor(FP4)[(codes & 7).long()] * (1 - 2 * (codes >> 3).float())
-        values[name] = (number * torch.exp2(exponent.float() - 127)[..., None]).flatten(2).mT.contiguous()
-        tensors |= {f"{name}_blocks": codes[..., ::2] | codes[..., 1::2] << 4, f"{name}_scales": exponent}
-    out.mkdir()
-    save_file({n: t.contiguous() for n, t in tensors.items()}, out / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((base / "config.json").read_text())
-    left = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
-    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": left}
-    (out / "config.json").write_text(json.dumps(config))
-    return values
+        assert len(place_T.unique()) == length
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
