@@ -20,7 +20,7 @@ def quantize(base: Path, out: Path) -> dict[str, Tensor]:
     for name in [n for n in tensors if n.endswith(("gate_up_proj", "down_proj"))]:
         experts, inner, outer = tensors.pop(name).shape
         codes = torch.randint(0, 16, (experts, outer, inner // 32, 32), generator=g, dtype=torch.uint8)
-        exponent = torch.randint(122, 127, (experts, outer, inner // 32), generator=g, dtype=torch.uint8)
+        exponent = torch.randint(119, 124, (experts, outer, inner // 32), generator=g, dtype=torch.uint8)
         number = torch.tensor(FP4)[(codes & 7).long()] * (1 - 2 * (codes >> 3).float())
         values[name] = (number * torch.exp2(exponent.float() - 127)[..., None]).flatten(2).mT.contiguous()
         tensors |= {f"{name}_blocks": codes[..., ::2] | codes[..., 1::2] << 4, f"{name}_scales": exponent}

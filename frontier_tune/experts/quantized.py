@@ -33,3 +33,14 @@ def unpacked(config: Any) -> dict[str, Any]:
     from transformers import Mxfp4Config
 
     return {"quantization_config": Mxfp4Config(dequantize=True)}
+
+
+def settle(model: Any, dtype: Any) -> None:
+    """To be called behind a ``from_pretrained`` that was told so: one type for all parameters, and names as they are.
+
+    The experts come as bfloat16 and norms as float32, whatever was asked for; and ``save_pretrained`` would write the unpacked
+    experts under the names of packed ones, which nobody finds again.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model._weight_conversions = None

@@ -199,8 +199,7 @@ def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
         shown = "; ".join(f"{len(v)} {k.split('_')[0]} ({', '.join(v[:3])})" for k, v in problems.items())
         raise BadInput(f"base: the weights in {base_dir} don't fit its config.json: {shown}")
     if packed:
-        for parameter in model.parameters():  # experts come as bfloat16, and norms as float32, whatever was asked for
-            parameter.data = parameter.data.to(dtype)
+        quantized.settle(model, dtype)
     return _frozen(model, base_dir)
 
 

@@ -34,7 +34,7 @@ def discount(out: Tensor, lse: Tensor, sinks: Tensor, bits: bool = False) -> Non
 
 
 def gradient(dout: Tensor, out: Tensor, lse: Tensor, sinks: Tensor, bits: bool = False) -> Tensor:
-    """The gradient at ``sinks`` [heads] of discounted ``out`` and ``lse``: minus the sink's weight times <dout, out>, summed up."""
+    """The gradient at ``sinks`` [heads] of discounted ``out`` and ``lse``: minus the sink's weight times <dout, out>, over T."""
     score = sinks.to(lse.dtype) * (LOG2_E if bits else 1)
     weight = (score - lse).exp2_() if bits else (score - lse).exp_()
     return -(weight * (dout * out).sum(-1)).sum(0).to(sinks.dtype)

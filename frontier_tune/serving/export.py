@@ -231,6 +231,8 @@ def _merge(adapter: Path, base_dir: Path, work: Path) -> tuple[float, Rounding |
 
     unpacked = quantized.unpacked(AutoConfig.from_pretrained(str(base_dir), local_files_only=True))
     model = AutoModelForCausalLM.from_pretrained(str(base_dir), dtype="auto", local_files_only=True, **unpacked)
+    if unpacked:  # every number of such a base is a bfloat16 one
+        quantized.settle(model, torch.bfloat16)
     dtype = str(model.dtype).removeprefix("torch.")
     vocabulary = model.config.get_text_config().vocab_size
     tuned = PeftModel.from_pretrained(model, str(adapter)).eval()

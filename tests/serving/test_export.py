@@ -97,7 +97,7 @@ def test_gpt_oss_goes_out_in_every_layout(tmp_path: Path, kind: str) -> None:
     config = GptOssConfig(
         vocab_size=96, hidden_size=64, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         head_dim=32, num_local_experts=6, num_experts_per_tok=2, sliding_window=8, max_position_embeddings=256,
-        initializer_range=0.1, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        initializer_range=0.05, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     base = tmp_path / "base"
     GptOssForCausalLM(config).save_pretrained(base)
@@ -117,7 +117,7 @@ def test_gpt_oss_goes_out_in_every_layout(tmp_path: Path, kind: str) -> None:
     stock = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, experts_implementation="eager")
     want = log_probabilities(PeftModel.from_pretrained(stock, str(tmp_path / "peft")).eval()).float()
     gap = (log_probabilities(merged).float() - want).abs()
-    assert gap.mean() < (1e-5 if kind == "float32" else 3e-2)
+    assert gap.mean() < (1e-5 if kind == "float32" else 5e-2)
 
 
 def test_adapter_copy_loads_in_stock_peft(base: Path, adapter: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from frontier_tune.orchestration.plan.sizes import (
     Parameters,
     Sizes,
     adapter_parameters,
+    quantization,
     router_parameters,
     weight_bytes,
 )
