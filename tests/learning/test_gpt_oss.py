@@ -15,6 +15,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.learning import attention, checkpoint, model, packing, windows
+from frontier_tune.learning.learner import Learner
 from frontier_tune.learning.model import Policy
 from frontier_tune.learning.packing import pack
 from frontier_tune.learning.windows import windowed
@@ -189,6 +190,20 @@ def test_no_sequence_sees_another_and_no_token_beyond_its_window(bases) -> None:
     last = packed.rows[-1]
     (grad,) = torch.autograd.grad(out[last[-1]].sum(), x)
     assert {row for row in range(len(x)) if grad[row].any()} == set(last[-4:].tolist())
+
+
+def test_a_step_with_its_own_routes_replayed_and_some_experts_chosen(bases, recipe, episodes) -> None:
+    settings = ("algorithm.replay=learner", "algorithm.epochs=3", "adapter.expert_mass=0.6", "learner.learning_rate=0.1")
+    learner = Learner(bases("gpt_oss"), recipe(*settings))
+    played, _ = episodes()
+    for t in played:
+        t.reward = float(t.spec.member == 0)
+    before = learner.policy.state()["base_model.model.model.layers.1.mlp.experts.lora_B.weight"].clone()
+    metrics = learner.learn([played])
+    assert metrics["updates"] == 3 and metrics["grad_norm"] > 0 and learner.policy.selection is not None
+    after = learner.policy.state()["base_model.model.model.layers.1.mlp.experts.lora_B.weight"]
+    moved = (after != before).view(after.shape[0], 3, 8).any(0).any(0)  # B is rank-major, experts run fastest
+    assert moved.nonzero()[:, 0].tolist() == list(learner.policy.selection.layers[1])
 
 
 def test_windows_cost_what_tokens_do() -> None:
