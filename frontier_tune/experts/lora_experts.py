@@ -11,7 +11,11 @@ experts module and reads PEFT's own parameters, so saving, loading, merging and 
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import warnings
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -185,6 +189,28 @@ def _native(x: Tensor, weight_TK: Tensor, gate_up: Tensor, down: Tensor) -> bool
     )
 
 
+def _device_kernels(x: Tensor) -> ModuleType | None:
+    """Triton's kernels for the device of x; None on a CPU."""
+    return _verified(x.device, x.dtype) if x.is_cuda else None
+
+
+@functools.cache
+def _verified(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
+    """``grouped.experts``, which gave the formula's results on ``device``; None, and a warning, where it does not."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from frontier_tune.experts.grouped import experts
+
+    if dtype not in experts.TOLERANCE:
+        return None
+    try:
+        experts.verify(device, dtype)
+    except experts.KernelRefused as e:
+        warnings.warn(f"{e}; they are not used, and the slower path by torch runs instead", RuntimeWarning, stacklevel=2)
+        return None
+    return experts
+
+
 def _swiglu(z: Tensor) -> Tensor:
     """silu(gate) * up of z [N, 2I] = [gate | up]."""
     width = z.shape[1] // 2
@@ -243,6 +269,8 @@ def swiglu_experts(
     a2, b2, s2 = _per_expert(lora_down, down.shape[0], x_TH.dtype)
     if _native(x_TH, weight_TK, gate_up, down):
         return _NativeSwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
+    if (grouped := _device_kernels(x_TH)) is not None and grouped.takes(x_TH, gate_up, down, a1, a2):
+        return grouped.swiglu_experts(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
     return _SwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
 
 
