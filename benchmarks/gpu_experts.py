@@ -265,8 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import torch
 
     gpu = torch.cuda.is_available()
-    samples = 2 if args.quick else args.samples
-    decode, prefill = ((1, 3), (5,)) if args.quick else (DECODE, PREFILL)
+    samples = 1 if args.quick else args.samples
+    decode, prefill = ((1,), (3,)) if args.quick else (DECODE, PREFILL)
     shape = QUICK if args.quick else BLOCK
     settings |= {"device": torch.cuda.get_device_name() if gpu else "Triton's interpreter: the figures mean nothing"}
     refused: dict[str, str] = {}

@@ -189,28 +189,6 @@ def _native(x: Tensor, weight_TK: Tensor, gate_up: Tensor, down: Tensor) -> bool
     )
 
 
-def _device_kernels(x: Tensor) -> ModuleType | None:
-    """Triton's kernels for the device of x; None on a CPU."""
-    return _verified(x.device, x.dtype) if x.is_cuda else None
-
-
-@functools.cache
-def _verified(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
-    """``grouped.experts``, which gave the formula's results on ``device``; None, and a warning, where it does not."""
-    if importlib.util.find_spec("triton") is None:
-        return None
-    from frontier_tune.experts.grouped import experts
-
-    if dtype not in experts.TOLERANCE:
-        return None
-    try:
-        experts.verify(device, dtype)
-    except experts.KernelRefused as e:
-        warnings.warn(f"{e}; they are not used, and the slower path by torch runs instead", RuntimeWarning, stacklevel=2)
-        return None
-    return experts
-
-
 def _swiglu(z: Tensor) -> Tensor:
     """silu(gate) * up of z [N, 2I] = [gate | up]."""
     width = z.shape[1] // 2
@@ -237,6 +215,28 @@ def _swiglu_backward(z: Tensor, dh: Tensor, w: Tensor) -> tuple[Tensor, Tensor, 
     torch.mul(dh, act, out=dz[:, width:])
     dz[:, :width] = torch.ops.aten.silu_backward(dh.mul_(up), gate)
     return h, dz, dweight
+
+
+def _device_kernels(x: Tensor) -> ModuleType | None:
+    """Triton's kernels for the device of x; None on a CPU."""
+    return _verified(x.device, x.dtype) if x.is_cuda else None
+
+
+@functools.cache
+def _verified(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
+    """``grouped.experts``, which gave the formula's results on ``device``; None, and a warning, where it does not."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from frontier_tune.experts.grouped import experts
+
+    if dtype not in experts.TOLERANCE:
+        return None
+    try:
+        experts.verify(device, dtype)
+    except experts.KernelRefused as e:
+        warnings.warn(f"{e}; they are not used, and the slower path by torch runs instead", RuntimeWarning, stacklevel=2)
+        return None
+    return experts
 
 
 def _combine(row_TK: Tensor, rows_SH: Tensor, weight_TK: Tensor | None = None) -> Tensor:
