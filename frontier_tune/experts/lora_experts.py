@@ -234,7 +234,7 @@ def _verified(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
     try:
         experts.verify(device, dtype)
     except experts.KernelRefused as e:
-        warnings.warn(f"{e}; they are not used, and the slower path by torch runs instead", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{e}; they are not used, and torch's path runs instead", RuntimeWarning, stacklevel=2)
         return None
     return experts
 

@@ -79,7 +79,7 @@ class _Plan:
         block = min(block, 64 if like.element_size() == 4 or rank > 32 else 128)  # what is summed stays in registers
         used = min(self.experts, self.rows)  # of which each has less than a tile over
         return (self.rows + used * (block - 1)) // block, {
-            "BLOCK_M": block, "BLOCK_E": triton.next_power_of_2(self.experts), "BLOCK_R": _rank_block(rank),
+            "BLOCK_M": block, "BLOCK_E": max(16, triton.next_power_of_2(self.experts)), "BLOCK_R": _rank_block(rank),
             "LORA": rank > 0,
         }  # fmt: skip
 
@@ -224,7 +224,8 @@ def swiglu_experts(
     """
     wanted = any(t is not None and t.requires_grad for t in (x, routing, a1, b1, a2, b2))
     keep = wanted and torch.is_grad_enabled()
-    return _GroupedSwiGLUExperts.apply(x, ids, routing, gate_up, down, a1, b1, s1, a2, b2, s2, keep)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        return _GroupedSwiGLUExperts.apply(x, ids, routing, gate_up, down, a1, b1, s1, a2, b2, s2, keep)
 
 
 def formula(
@@ -242,7 +243,7 @@ def formula(
 
 
 # Tokens, experts, chosen, hidden, width, rank: few rows an expert; and, on a device, whole tiles of many rows.
-_CASES = ((3, 5, 2, 40, 24, 3), (19, 2, 1, 24, 20, 17)) + (() if _INTERPRETED else ((301, 3, 2, 200, 136, 20),))
+_CASES = ((3, 5, 2, 40, 24, 3), (19, 2, 1, 24, 20, 17) if _INTERPRETED else (301, 3, 2, 200, 136, 20))
 
 
 _NAMES = ("the output", *(f"the gradient of {n}" for n in ("x", "the routing weights", "A1", "B1", "A2", "B2")))
