@@ -68,7 +68,7 @@ def close(mine: list[Tensor], true: list[Tensor], tolerance: float) -> None:
             assert (a.double() - b).abs().max().item() <= tolerance * scale, name
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_any_shape_equals_the_torch_path_with_all_gradients(data: st.DataObject) -> None:
     e = data.draw(st.integers(1, 6), "experts")
@@ -86,13 +86,13 @@ def test_any_shape_equals_the_torch_path_with_all_gradients(data: st.DataObject)
 
 
 def test_experts_of_several_tiles_of_rows(by_triton: None) -> None:
-    inputs = make(1, 20, 5, 2, 33, 18, 5, used=2)  # 20 rows for each of two, in tiles of 16
+    inputs = make(1, 18, 5, 2, 17, 9, 5, used=2)  # 18 rows for each of two, in tiles of 16
     close(run(inputs, torch.float32), run(inputs, torch.float64), 2e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_short_types_are_as_near_to_the_truth_as_the_torch_path(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    inputs = make(2, 7, 4, 2, 20, 17, 3)
+    inputs = make(2, 5, 3, 2, 18, 9, 3)
     true = run(inputs, torch.float64)
     by_torch = run(inputs, dtype)
     monkeypatch.setattr(lora_experts, "_device_kernels", lambda x: experts)
