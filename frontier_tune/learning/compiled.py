@@ -95,5 +95,5 @@ def install(backbone: nn.Module, split: bool = False) -> Compiled:
         with config.patch(recompile_limit=LIMIT, fail_on_recompile_limit_hit=True):
             return stock(*args, **kwargs)
 
-    backbone.forward = within_the_limit  # type: ignore[method-assign]
+    backbone.forward = within_the_limit
     return Compiled()

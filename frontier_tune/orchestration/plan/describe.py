@@ -20,8 +20,8 @@ def describe(plan: Plan, recipe: Recipe, tasks: dict[str, int]) -> str:
     lines += [f"disk       about {size(plan.disk_total)}:", *(f"             {size(v):>9}  {k}" for k, v in plan.disk.items())]
     if recipe.learner.compile:
         lines.append(
-            "compile    the learner's decoder layers, when they first run: half a minute or more of the first steps, not in the time "
-            "below; their activations are planned as those of eager layers"
+            "compile    the learner's decoder layers, when they first run: half a minute or more of the first steps, not in the "
+            "time below; their activations are planned as those of eager layers"
         )
     lines += [_time(plan, recipe)]
     lines += _here(recipe, machine.gpus())
