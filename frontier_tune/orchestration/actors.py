@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,9 @@ class SamplerActor:
         self, requests: Sequence[Request], client: str = "", version: int | None = None, wait: float | None = None
     ) -> list[Completion]:
         return self._sampler.exchange(requests, client, version, wait)
+
+    def forget(self, kept: Collection[str] = ()) -> None:
+        self._sampler.forget(kept)
 
     def score(self, sequences: Sequence[Sequence[int]], version: int) -> list[list[float]]:
         return self._sampler.score(sequences, version)
@@ -143,6 +146,7 @@ class EpisodeActor:
         self._watch: Watch | None = None
         self._open: dict[str, tuple[Any, Any]] = {}
         self._stream: Stream | None = None
+        self._stream_side: _StreamSide | None = None
         self._done = self._idle = self._passes = 0
         self._environment("workflow")
 
@@ -196,9 +200,10 @@ class EpisodeActor:
 
         if self._stream is None:
             env, sampler, retry = self._recipe.environment, self._recipe.sampler, self._recipe.reliability
+            self._stream_side = _StreamSide(self._sampler)
             self._stream = Stream(
                 self._start,
-                _StreamSide(self._sampler),
+                self._stream_side,
                 Limits(env.max_turns, env.max_tokens_per_turn, sampler.max_model_len, sampler.max_sequences),
                 tries={Blame.INFRASTRUCTURE: retry.infrastructure_tries, Blame.ENVIRONMENT: retry.environment_tries},
                 pause=lambda failures: backoff(failures, retry.backoff_s, retry.max_backoff_s),
@@ -221,15 +226,21 @@ class EpisodeActor:
 
     def progress(self) -> dict[str, Any]:
         """How far ``play`` and the stream are: ``moves`` stands still only where somebody is waited for, ``waiting`` says who;
-        ``episodes`` that are done, and the ``slowest`` of those under way."""
+        ``episodes`` that are done, and the ``slowest`` of those under way. The sampler's passes are moves of who waits for it
+        alone: it works for others, too."""
         stream: dict[str, Any] = (
             self._stream.progress() if self._stream else {"moves": 0, "waiting": "", "busy": False, "slowest": []}
         )
         if self._watch is None and not stream["busy"]:  # at something else
             self._idle += 1
+        sampling = self._side.waiting or (self._stream_side is not None and self._stream_side.waiting)
         slowest = [*(self._watch.slowest() if self._watch else []), *stream["slowest"]]
         return {
-            "moves": self._idle + self._side.moves + self._done + stream["moves"] + self._sampled(),
+            "moves": self._idle
+            + self._side.moves
+            + self._done
+            + stream["moves"]
+            + (self._sampled() if sampling else self._passes),
             "waiting": "sampler" if self._side.waiting else stream["waiting"],
             "episodes": self._done,
             "slowest": sorted(slowest, key=lambda e: -e["seconds"])[:3],
@@ -261,8 +272,10 @@ class _PlaySide:
 
     def exchange(self, requests: Sequence[Request]) -> list[Completion]:
         self.waiting = True
-        done: list[Completion] = self._sampler.exchange(requests, self._client)
-        self.waiting = False
+        try:
+            done: list[Completion] = self._sampler.exchange(requests, self._client)
+        finally:
+            self.waiting = False
         self.moves += len(done)
         return done
 
@@ -276,9 +289,14 @@ class _StreamSide:
 
     def __init__(self, sampler: Handle) -> None:
         self._sampler, self._client = sampler, f"stream-{uuid.uuid4().hex}"
+        self.waiting = False
 
     def exchange(self, requests: Sequence[Request], wait: float) -> list[Completion]:
-        done: list[Completion] = self._sampler.exchange(requests, self._client, None, wait)
+        self.waiting = True
+        try:
+            done: list[Completion] = self._sampler.exchange(requests, self._client, None, wait)
+        finally:
+            self.waiting = False
         return done
 
 

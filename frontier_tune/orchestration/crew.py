@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,8 @@ from frontier_tune.orchestration import actors, events, joined, learners, sample
 from frontier_tune.orchestration.handle import ActorDied, Deadlines, Handle
 from frontier_tune.orchestration.overlap import share_threads
 from frontier_tune.orchestration.plan import machine, placement
-from frontier_tune.orchestration.plan.placement import Seat
 from frontier_tune.orchestration.players import Players
+from frontier_tune.orchestration.seating import Seating
 from frontier_tune.orchestration.supervise import Supervisor
 from frontier_tune.recipe import Recipe
 from frontier_tune.sampling.environment import engine_environment
@@ -67,22 +67,15 @@ class Crew:
         engine = engine_environment(recipe.sampler.threads)
         p = recipe.placement
         cluster, own = p.address is not None, joined.here() if p.address is not None else None
-        seats = placement.of_a_run(p, len(machine.gpus()))
-        first = seats.learners[0].gpus
-
-        def places(chosen: Sequence[Seat]) -> list[tuple[str, tuple[int, ...]]]:
-            """Node and GPUs, on the nodes that there are now."""
-            every = [*seats.learners, *(seats.samplers if seats.samplers[0].gpus else ())]
-            nodes = joined.in_order(every) if cluster else [ray.get_runtime_context().get_node_id()]
-            return [(nodes[seat.node], seat.gpus) for seat in chosen]
+        seats = placement.of_a_run(p, len(machine.gpus()), recipe.learner.device)
+        first, seating = seats.learners[0].gpus, Seating(seats, cluster)
 
         def sampler() -> Any:
             if p.samplers == 1 and not cluster:
                 hired = actors.remote(actors.SamplerActor, engine, 8, None, seats.samplers[0].gpus)
                 return hired.remote(base, recipe, log_file)
             fleet = actors.remote(samplers.Fleet, {"OMP_NUM_THREADS": "1"}, 12, own)
-            sat = places(seats.samplers) if seats.samplers[0].gpus else []
-            return fleet.remote(base, recipe, log_file, p.samplers, str(log.parent / events.FILE), sat, places(seats.learners))
+            return fleet.remote(base, recipe, log_file, p.samplers, str(log.parent / events.FILE), *seating.of_a_fleet())
 
         def play(number: int) -> Any:
             where = joined.elsewhere(number) if cluster else None
@@ -94,7 +87,7 @@ class Crew:
             if size == 1:
                 return actors.remote(actors.LearnerActor, threads, 1, own, first).remote(base, recipe, log_file)
             group = actors.remote(learners.LearnerGroup, threads, 1, own, first)
-            return group.remote(base, recipe, log_file, size, places(seats.learners))
+            return group.remote(base, recipe, log_file, size, seating.of_learners(crew.sampler))
 
         hire: dict[str, Callable[[], Any]] = {
             SAMPLER: sampler,
@@ -146,6 +139,9 @@ class Crew:
         chosen = [h for h in (self.sampler, *self.players, self.learner) if role_of(h.role) in roles]
         for handle in chosen:
             handle.kill()
+            handle.met = False
+        if EPISODES in roles and self.sampler.met:  # it lives on, and nobody comes for what it was asked
+            self.sampler.forget(samplers.GATE)
         for handle in chosen:
             handle.put(self.hire[handle.role]())
         died: ActorDied | None = None

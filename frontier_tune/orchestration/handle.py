@@ -197,10 +197,14 @@ class Beat:
     def __init__(self, handle: Handle) -> None:
         assert handle.deadlines
         self.handle, self.limits = handle, handle.deadlines
-        self.asked = self.moved = time.monotonic()
+        self.asked = self.told = self.moved = time.monotonic()  # told: when what was last answered was asked
         self.ref: Any = None
         self.moves: int | None = None
         self.waiting = ""
+
+    def pause(self, seconds: float) -> None:
+        """``seconds`` in which nobody looked count for nothing."""
+        self.asked, self.told, self.moved = self.asked + seconds, self.told + seconds, self.moved + seconds
 
     def check(self) -> None:
         now = time.monotonic()
@@ -208,14 +212,14 @@ class Beat:
             self.ref, self.asked = self.handle.submit("progress"), now
         if self.ref is not None and ray.wait([self.ref], timeout=0)[0]:
             answer = self.handle.get(self.ref)
-            self.ref, self.waiting = None, answer["waiting"]
+            self.ref, self.told, self.waiting = None, self.asked, answer["waiting"]
             if answer["moves"] != self.moves:
                 self.moves, self.moved = answer["moves"], now
             if self.handle.on_beat:
                 self.handle.on_beat(answer)
-        still = now - self.moved
         silent = self.ref is not None and now - self.asked > max(self.limits.heartbeat, self.limits.stall / 2)
-        if still > self.limits.stall and (silent or self.ref is None):  # else an answer is due, which says who is waited for
+        still = (now if silent else self.told) - self.moved
+        if still > self.limits.stall:
             culprit = self.handle if silent else self.handle.peers.get(self.waiting, self.handle)
             why = f"no answer for {now - self.asked:.0f} s" if silent else f"no episode got any further for {still:.0f} s"
             raise culprit.wedged(f"{why} (reliability.stall_timeout_s is {self.limits.stall:g})")

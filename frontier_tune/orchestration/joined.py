@@ -11,14 +11,13 @@ import os
 import socket
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.orchestration import cluster
-from frontier_tune.orchestration.plan.placement import Seat
 from frontier_tune.recipe import Recipe
 
 LEFT_OUT = {"runs", "wandb", "build", "dist", "node_modules", "__pycache__"}  # and whatever has a hidden name
@@ -176,37 +175,6 @@ def here() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def in_order(seats: Sequence[Seat]) -> list[str]:
-    """The cluster's nodes as the plan counts them: this one, then those with the GPUs that seats there ask for, by their ids.
-
-    Raises BadInput where nodes or their GPUs are too few.
-    """
-    import ray
-
-    own = ray.get_runtime_context().get_node_id()
-    has = {n["NodeID"]: n["Resources"].get("GPU", 0) for n in ray.nodes() if n["Alive"]}
-    wanted: dict[int, int] = {}
-    for seat in seats:
-        wanted[seat.node] = max(1 + max(seat.gpus, default=-1), wanted.get(seat.node, 0))
-    left = sorted(node for node in has if node != own)
-    out: list[str] = []
-    for number in range(1 + max(wanted)):
-        need = wanted.get(number, 0)
-        chosen = own if number == 0 else next((node for node in left if has[node] >= need), None)
-        if chosen is None and not need:  # a node that is gone was needed for no GPU
-            chosen = own
-        if chosen is None or has[chosen] < need:
-            raise BadInput(
-                f"placement: node {number} of the plan needs {need} GPUs, and Ray knows of "
-                + (f"{has[chosen]:g} on this machine" if chosen else "no further node that has them")
-                + "; start the nodes with their GPUs (ray start --num-gpus), or lower placement.gpus_per_node or nodes"
-            )
-        if chosen in left:
-            left.remove(chosen)
-        out.append(chosen)
-    return out
 
 
 def elsewhere(number: int = 0) -> Any:

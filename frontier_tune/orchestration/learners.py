@@ -20,10 +20,9 @@ from frontier_tune.contracts import BadInput, FrontierTuneError, GateFailed, Tra
 from frontier_tune.orchestration.actors import GPUS, LearnerActor, remote
 from frontier_tune.orchestration.handle import DEAD, ActorDied, first_line
 from frontier_tune.orchestration.meeting import Meeting, open_at, stay_on
+from frontier_tune.orchestration.seating import Place
 from frontier_tune.orchestration.travel import Files, at_hand, packed
 from frontier_tune.recipe import Recipe
-
-Place = tuple[str, tuple[int, ...]]  # a node of Ray's, and GPUs of it by number
 
 _ANSWER_S = 60.0  # seconds that another learner may take to answer once the first is done
 _LOOK_S = 0.2  # seconds between two looks at who has died, while they meet
@@ -50,15 +49,64 @@ def _world(recipe: Recipe, rank: int, size: int, rendezvous: str | Meeting) -> A
     if isinstance(rendezvous, str):
         return World.join(rank, size, rendezvous, device, sharded=sharded)
     address = ray.util.get_node_ip_address()
-    stay_on(address)
+    if cuda:
+        stay_on(address)
     return World.join(rank, size, rendezvous.store(), device, sharded=sharded, address=address)
 
 
-class Follower(LearnerActor):
-    """A learner of rank 1 and more. On another node it is sent the directories that it is to read."""
+def _meet(join: Callable[[], Any], look: Callable[[], None]) -> Any:
+    """What ``join`` returns once all have come. ``look`` is called meanwhile, and raises as soon as one of them is known to be
+    dead: who waits for all can't tell it from one that is slow, for ten minutes."""
+    found: list[Any] = []
 
-    def __init__(self, base_dir: str, recipe: Recipe, log: str | None, rank: int, size: int, rendezvous: str | Meeting) -> None:
-        super().__init__(base_dir, recipe, log, _world(recipe, rank, size, rendezvous))
+    def wait() -> None:
+        try:
+            found.append(join())
+        except Exception as e:  # raised below
+            found.append(e)
+
+    thread = threading.Thread(target=wait, name="rendezvous", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_LOOK_S)
+        look()
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+class Follower(LearnerActor):
+    """A learner of rank 1 and more. On another node it is sent the directories that it is to read.
+
+    ``leader``: the actor of rank 0. Raises LearnerLost where that one dies before all have met.
+    """
+
+    def __init__(
+        self,
+        base_dir: str,
+        recipe: Recipe,
+        log: str | None,
+        rank: int,
+        size: int,
+        rendezvous: str | Meeting,
+        leader: Any = None,
+    ) -> None:
+        standing = leader.started.remote() if leader is not None else None
+
+        def look() -> None:
+            if standing is not None and ray.wait([standing], timeout=0)[0]:
+                try:
+                    ray.get(standing)
+                except ray.exceptions.RayError as e:
+                    why = first_line(getattr(e, "cause", None) or e)
+                    raise LearnerLost(f"learner {rank} of {size} met nobody: learner 0 died or did not start: {why}") from None
+
+        world = _meet(lambda: _world(recipe, rank, size, rendezvous), look)
+        if world.device.type == "cuda":  # every thread's own choice, and it was another that met the others
+            import torch
+
+            torch.cuda.set_device(world.device)
+        super().__init__(base_dir, recipe, log, world)
 
     def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | Files | None = None) -> list[list[float]]:
         if adapter_dir is None:
@@ -96,9 +144,10 @@ class LearnerGroup(LearnerActor):
         meeting: str | Meeting = str(Path(self._met_in, "store"))
         if self._apart:  # held for as long as this one lives: who comes late asks it
             meeting, self._store = open_at(ray.util.get_node_ip_address())
+        leader = ray.get_runtime_context().current_actor if ray.get_runtime_context().get_actor_id() else None
         self._others = [
             remote(Follower, {}, 1, NodeAffinitySchedulingStrategy(node, soft=False), gpus, cpus=0).remote(
-                base_dir, recipe, log, rank, size, meeting
+                base_dir, recipe, log, rank, size, meeting, leader
             )
             for rank, (node, gpus) in enumerate(places[1:], 1)
         ]
@@ -108,29 +157,19 @@ class LearnerGroup(LearnerActor):
             self._answers(standing, recipe.reliability.call_timeout_s)
         except BaseException:
             shutil.rmtree(self._met_in, ignore_errors=True)
+            for other in self._others:  # this one's process may go on, with nothing but the reason
+                ray.kill(other)
             raise
 
     def _meet(self, join: Callable[[], Any], standing: Sequence[Any]) -> Any:
-        """What ``join`` returns once all have come. Raises LearnerLost as soon as one dies on its way there: who waits for all
-        can't tell it from one that is slow. ``standing``: what the others answer when they are through with their start."""
-        found: list[Any] = []
+        """``_meet`` the others. ``standing``: what they answer when they are through with their start. Raises LearnerLost."""
 
-        def wait() -> None:  # in a thread: rank 0 has the first GPU, which is every thread's own choice
-            try:
-                found.append(join())
-            except Exception as e:  # raised below
-                found.append(e)
-
-        thread = threading.Thread(target=wait, name="rendezvous", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(_LOOK_S)
+        def look() -> None:
             for rank, ref in enumerate(standing, 1):
                 if ray.wait([ref], timeout=0)[0]:
                     self._answer(rank, ref)
-        if isinstance(found[0], Exception):
-            raise found[0]
-        return found[0]
+
+        return _meet(join, look)
 
     def learn(self, batches: Sequence[Sequence[Trajectory]]) -> Mapping[str, float]:
         found: Mapping[str, float] = self._together("learn", batches)
@@ -190,7 +229,7 @@ class LearnerGroup(LearnerActor):
             if isinstance(e.cause, RuntimeError):  # of a collective, as in ``_together``
                 raise LearnerLost(f"{who} lost another one: {first_line(e.cause)}") from None
             raise
-        except (*DEAD, ray.exceptions.GetTimeoutError) as e:
+        except (*DEAD, ray.exceptions.ActorUnschedulableError, ray.exceptions.GetTimeoutError) as e:
             raise LearnerLost(f"{who} died or hangs: {first_line(e)}") from None
 
     def _agree(self) -> None:

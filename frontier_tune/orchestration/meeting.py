@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from frontier_tune.contracts import BadInput
+
 if TYPE_CHECKING:
     from torch.distributed import Store
+
+_INTERFACE = "NCCL_SOCKET_IFNAME"
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,20 @@ def open_at(address: str, seconds: float = 600.0) -> tuple[Meeting, Any]:
 
 
 def stay_on(address: str) -> None:
-    """Let NCCL, in this process, listen on the interface that has ``address`` alone; whoever has chosen one keeps it."""
+    """Let NCCL, in this process, listen on the interface that has ``address`` alone; whoever has chosen one keeps it.
+
+    Raises BadInput where none has it (a node that others know by a translated address): NCCL would listen on any.
+    """
     import psutil
 
-    names = [name for name, found in psutil.net_if_addrs().items() if any(a.address == address for a in found)]
-    if names:
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={names[0]}")
+    if os.environ.get(_INTERFACE):
+        return
+    found = psutil.net_if_addrs()
+    names = [name for name, its in found.items() if any(a.address == address for a in its)]
+    if not names:
+        raise BadInput(
+            f"placement.learners: {socket.gethostname()} is {address} in the cluster, and none of its interfaces "
+            f"({', '.join(sorted(found))}) has that address, so NCCL would listen on any; start the node with the address of one "
+            f"(ray start --node-ip-address), or name it in {_INTERFACE} there"
+        )
+    os.environ[_INTERFACE] = f"={names[0]}"

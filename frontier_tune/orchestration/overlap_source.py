@@ -61,9 +61,11 @@ class ActorStreams:
     def poll(self, seconds: float) -> list[Played]:
         """As in ``Streams``. Raises ActorDied, and Wedged where an actor that has groups gets no further, see handle.Beat."""
         now = time.monotonic()
-        if now - self._polled > seconds + _LONG_POLL:  # the driver was at something else, and has asked for no heartbeat
-            self._beats.clear()
-        self._polled = now
+        away, self._polled = now - self._polled, now
+        for beat in self._beats.values():  # of all, also while others finish one group after the other
+            if away > seconds + _LONG_POLL:  # the driver was at something else, and has asked for no heartbeat
+                beat.pause(away)
+            beat.check()
         for n, load in enumerate(self._load):
             if load and n not in self._polls:
                 self._polls[n] = self._actors[n].submit("stream_take", _LONG_POLL)
@@ -73,10 +75,8 @@ class ActorStreams:
         if not owner:
             return []
         refs = list(owner)
-        if not ray.wait(refs, num_returns=1, timeout=seconds)[0]:
-            for beat in self._beats.values():
-                beat.check()
-            return []
+        ray.wait(refs, num_returns=1, timeout=seconds)
+        self._polled = time.monotonic()
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         found: list[Played] = []
         for ref in done:

@@ -70,8 +70,8 @@ class Players:
             ready, _ = ray.wait(list(left.values()), num_returns=1, timeout=seconds)
             if not ready:
                 every()
-                for n in left.keys() & beats.keys():
-                    beats[n].check()
+            for n in left.keys() & beats.keys():
+                beats[n].check()
             for n in [n for n, ref in left.items() if ref in ready]:
                 found[n] = self.handles[n].get(left.pop(n))
                 if isinstance(found[n], list):

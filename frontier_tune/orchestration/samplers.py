@@ -2,7 +2,8 @@
 
 The crew sees one actor, as of several learners (learners.py). It lives on the command's node and hires the others: one engine
 each, on the nodes that have the fewest. What a dead one was at is sampled by another, from the same seeds; its successor is given
-the policy of now before it serves (it may come up in the middle of a step, or of an evaluation).
+the policy of now before it serves (it may come up in the middle of a step, or of an evaluation). It sits where the dead one sat
+while that node lives; after the second death there (chance no more) on another one, if there is room.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from frontier_tune.contracts import Completion, FrontierTuneError, GateFailed, LimitReached, Request
-from frontier_tune.orchestration import actors
+from frontier_tune.orchestration import actors, seating
 from frontier_tune.orchestration.events import Events
 from frontier_tune.orchestration.handle import ActorDied, first_line
+from frontier_tune.orchestration.lanes import Lane, Slot
 from frontier_tune.orchestration.retry import backoff
+from frontier_tune.orchestration.seating import Place
 from frontier_tune.orchestration.travel import Files, packed, unpacked
 from frontier_tune.recipe import Recipe
 from frontier_tune.sampling.environment import engine_environment
@@ -48,40 +50,6 @@ class Member(actors.SamplerActor):
             self.sync(directory, version, activate)
 
 
-@dataclass(eq=False)
-class Slot:
-    """A place in the fleet. ``actor`` serves once it is ``up``; ``born`` is what its start returns, begun at ``since``."""
-
-    number: int
-    actor: Any = None
-    born: Any = None
-    up: bool = False
-    host: str = ""
-    node: str = ""
-    load: int = 0
-    passes: int = 0
-    deaths: int = 0
-    since: float = 0.0
-    not_before: float = 0.0
-
-
-@dataclass
-class _Lane:
-    """What one client has in flight: request -> (itself, version, slot, actor); calls -> (slot, actor, since, it polls)."""
-
-    due: list[tuple[Request, int | None]] = field(default_factory=list)
-    flight: dict[str, tuple[Request, int | None, Slot, Any]] = field(default_factory=dict)
-    calls: dict[Any, tuple[Slot, Any, float, bool]] = field(default_factory=dict)
-
-
-def emptiest(alive: Sequence[str], taken: Mapping[str, int], here: str, died: Mapping[str, int]) -> str:
-    """The node of ``alive`` with the fewest actors of the run; on a tie not ``here``, where the learner is.
-
-    Before all that, one on which the fewest have ``died``: Ray counts a node as alive for some seconds after its end.
-    """
-    return min(alive, key=lambda node: (died.get(node, 0), taken.get(node, 0), node == here, node))
-
-
 class Fleet:
     """``size`` samplers behind the methods of one (``actors.SamplerActor``). Calls come from several threads."""
 
@@ -94,8 +62,8 @@ class Fleet:
         log: str | None,
         size: int,
         events: str | None = None,
-        seats: Sequence[tuple[str, tuple[int, ...]]] = (),
-        learners: Sequence[tuple[str, tuple[int, ...]]] = (),
+        seats: Sequence[Place] = (),
+        learners: Sequence[Place] = (),
     ) -> None:
         """``seats``: node and GPUs of each, where they have GPUs; else they go to whichever node is the emptiest. ``learners``:
         where those sit."""
@@ -105,12 +73,13 @@ class Fleet:
         self._limits, self._events = recipe.reliability, Events(Path(events)) if events else None
         self._here = ray.get_runtime_context().get_node_id()
         self._lock, self._policy_lock = threading.RLock(), threading.RLock()
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._gone = set[str]()  # clients
         self._policies: dict[int, tuple[Any, bool]] = {}  # what a late one is given: the current policy, and canaries beside it
         self._current = self._turn = self._deaths = self._passes = 0
         self._died_on = Counter[str]()
         self._failure: FrontierTuneError | None = None
-        self._seats, self._learners = list(seats), list(learners)
+        self._seats, self._homes, self._learners = list(seats), list(seats), list(learners)
         self._slots = [Slot(n) for n in range(size)]
         for slot in self._slots:
             self._hire(slot)
@@ -123,7 +92,9 @@ class Fleet:
     ) -> list[Completion]:
         """As of one engine. Raises LimitReached where more samplers died than the recipe allows."""
         with self._lock:
-            lane = self._lanes.setdefault(client, _Lane())
+            if client in self._gone:
+                return []
+            lane = self._lanes.setdefault(client, Lane())
         lane.due += [(request, version) for request in requests]
         end = None if wait is None else time.monotonic() + wait
         while True:
@@ -133,8 +104,17 @@ class Fleet:
             left = _TICK_S if end is None else max(0.0, min(_TICK_S, end - time.monotonic()))
             done = self._collect(lane, client, left)
             over = end is not None and time.monotonic() >= end
-            if done or over or not (lane.flight or lane.due):
+            if done or over or lane.over or not (lane.flight or lane.due):
                 return done
+
+    def forget(self, kept: Collection[str] = ()) -> None:
+        """As of one engine: who asks no more, all clients but ``kept``, loads no sampler and is kept nothing."""
+        with self._lock:
+            gone = self._lanes.keys() - set(kept)
+            self._gone |= gone
+            for client in gone:
+                self._lanes.pop(client).end()
+        self._ask_all("forget", kept)
 
     def score(self, sequences: Sequence[Sequence[int]], version: int) -> list[list[float]]:
         found: list[list[float]] = self._ask_one("score", sequences, version)
@@ -200,37 +180,38 @@ class Fleet:
 
     # ---- who is there
 
+    def reseat(self, learners: Sequence[Place], homes: Sequence[Place]) -> list[Place]:
+        """Learners sit at ``learners`` from now on, the plan's seats are ``homes``: see seating.py. Returns where samplers do."""
+        with self._lock:
+            self._learners, self._homes = list(learners), list(homes)
+            return list(self._seats)
+
     def _hire(self, slot: Slot) -> None:
         """Start an actor for ``slot``, without waiting for it: in its seat, or on the emptiest node."""
-        found = [n for n in ray.nodes() if n["Alive"]]
-        alive = [n["NodeID"] for n in found]
+        has = seating.living(self._died_on, self._here)
+        shunned = {node: deaths // 2 for node, deaths in self._died_on.items()}
         if self._seats:
-            self._seat(slot, {n["NodeID"]: n["Resources"].get("GPU", 0) for n in found})
+            self._seat(slot, has, shunned)
             return
         taken = {self._here: 1} | Counter(node for node, _ in self._learners)
         for other in self._slots:
             if other is not slot and other.actor is not None:
                 taken[other.node] = taken.get(other.node, 0) + 1
-        slot.node = emptiest(alive, taken, self._here, self._died_on)
+        slot.node = seating.emptiest(list(has), taken, self._here, shunned)
         where = NodeAffinitySchedulingStrategy(slot.node, soft=True)
         self._start(slot, where)
 
-    def _seat(self, slot: Slot, has: Mapping[str, float]) -> None:
-        """Start an actor on the GPUs of ``slot``'s seat, or on another node's where nobody sits and fewer have died: Ray counts a
-        node as alive for some seconds after its end.
-
-        ``has``: GPUs by living node. Without such a node the others serve alone, and it is looked for again later.
-        """
-        node, gpus = self._seats[slot.number]
-        taken = {(there, gpu) for there, numbers in (*self._seats, *self._learners) for gpu in numbers}
-        spare = [n for n in sorted(has) if n != self._here and has[n] > max(gpus) and not taken & {(n, gpu) for gpu in gpus}]
-        alive = [n for n in (node, *spare) if n in has]
-        if not alive:
+    def _seat(self, slot: Slot, has: Mapping[str, float], shunned: Mapping[str, int]) -> None:
+        """Start an actor on the GPUs of ``slot``'s seat, or on another node's. Where there is none the others serve alone, and it
+        is looked for again later."""
+        node = seating.seat_for(slot.number, self._seats, self._homes, self._learners, has, self._here, shunned)
+        if node is None:
             slot.not_before = time.monotonic() + self._limits.max_backoff_s
+            self._log("homeless", slot, message="no living node has its GPUs free")
             return
-        slot.node = min(alive, key=lambda n: self._died_on[n])  # the seat's own on a tie
-        self._seats[slot.number] = (slot.node, gpus)
-        self._start(slot, NodeAffinitySchedulingStrategy(slot.node, soft=False), gpus)
+        gpus = self._seats[slot.number][1]
+        slot.node, self._seats[slot.number] = node, (node, gpus)
+        self._start(slot, NodeAffinitySchedulingStrategy(node, soft=False), gpus)
 
     def _start(self, slot: Slot, where: Any, gpus: Sequence[int] = ()) -> None:
         slot.actor = actors.remote(self.member, self._environment, 8, where, gpus).remote(*self._arguments)
@@ -238,9 +219,10 @@ class Fleet:
 
     def _meet_all(self) -> None:
         """Wait until the first ones stand. Raises their typed errors."""
-        for slot in self._slots:
-            if slot.born is None:
-                raise FleetLost(f"sampler {slot.number} found no node to start on")
+        hired = [slot for slot in self._slots if slot.born is not None]
+        if not hired:
+            raise FleetLost("no sampler found a node to start on")
+        for slot in hired:
             try:
                 self._welcome(slot, ray.get(slot.born, timeout=self._limits.call_timeout_s))
             except ray.exceptions.RayTaskError as e:
@@ -312,21 +294,20 @@ class Fleet:
 
     # ---- requests
 
-    def _reclaim(self, lane: _Lane) -> None:
+    def _reclaim(self, lane: Lane) -> None:
         """What was with those that died, and with those that keep silent for too long, is due again."""
         now = time.monotonic()
         for slot, actor, since, _ in list(lane.calls.values()):
             if slot.actor is actor and now - since > self._limits.stall_timeout_s:
                 self._lost(slot, actor, f"no answer for {now - since:.0f} s (reliability.stall_timeout_s)")
-        lane.calls = {ref: call for ref, call in lane.calls.items() if call[0].actor is call[1]}
-        gone = [name for name, (_, _, slot, actor) in lane.flight.items() if slot.actor is not actor]
-        lane.due = [lane.flight.pop(name)[:2] for name in gone] + lane.due
+        with self._lock:
+            lane.reclaim()
 
-    def _send(self, lane: _Lane, client: str) -> None:
+    def _send(self, lane: Lane, client: str) -> None:
         """Hand out what is due: the gate's probes to one sampler, another one at each sync; all else by load."""
         with self._lock:
             up = [slot for slot in self._slots if slot.up]
-            if not up or not lane.due:
+            if not up or not lane.due or lane.over:
                 return
             shares: dict[tuple[int, int | None], list[Request]] = {}
             for request, version in lane.due:
@@ -341,30 +322,29 @@ class Fleet:
                 ref = slot.actor.exchange.remote(share, client, version, 0.0)
                 lane.calls[ref] = (slot, slot.actor, time.monotonic(), False)
 
-    def _collect(self, lane: _Lane, client: str, seconds: float) -> list[Completion]:
-        polled = {slot.number for slot, _, _, polls in lane.calls.values() if polls}
+    def _collect(self, lane: Lane, client: str, seconds: float) -> list[Completion]:
+        calls = lane.calls
+        polled = {slot.number for slot, _, _, polls in calls.values() if polls}
         for slot, actor in {id(a): (s, a) for _, _, s, a in lane.flight.values()}.values():
             if slot.number not in polled and slot.actor is actor:
                 ref = actor.exchange.remote([], client, None, _POLL_S)
-                lane.calls[ref] = (slot, actor, time.monotonic(), True)
-        if not lane.calls:
+                calls[ref] = (slot, actor, time.monotonic(), True)
+        if not calls:
             time.sleep(seconds)
             return []
-        refs = list(lane.calls)
+        refs = list(calls)
         ray.wait(refs, num_returns=1, timeout=seconds)
         ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         done: list[Completion] = []
         for ref in ready:
-            slot, actor, _, _ = lane.calls.pop(ref)
+            slot, actor, _, _ = calls.pop(ref)
             try:
                 finished = ray.get(ref)
             except ray.exceptions.RayError as e:  # its process died, or the engine inside it
                 self._lost(slot, actor, e)
                 continue
-            for completion in finished:
-                if lane.flight.pop(completion.request_id, None) is not None:
-                    slot.load -= slot.actor is actor  # else it has died since: its successor's load is its own
-                    done.append(completion)
+            with self._lock:
+                done += [completion for completion in finished if lane.take(completion.request_id)]
         return done
 
     # ---- calls beside requests

@@ -6,7 +6,7 @@ import atexit
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,6 +61,7 @@ class VLLMSampler:
         self._lock = threading.Condition()
         self._finished: dict[str, list[Completion]] = {}
         self._open: dict[str, int] = {}
+        self._gone = set[str]()  # clients
         self._futures: set[Future[Any]] = set()
         self._failure: BaseException | None = None
         self._closed = False
@@ -89,6 +90,8 @@ class VLLMSampler:
         requests = list(requests)
         with self._lock:
             self._check()
+            if client in self._gone:
+                return []
             self._open[client] = self._open.get(client, 0) + len(requests)
         if requests:
             self._put(lambda backend: self._submit(backend, client, requests, version))
@@ -96,9 +99,21 @@ class VLLMSampler:
             self._lock.wait_for(lambda: self._finished.get(client) or self._failure or not self._open.get(client), wait)
             if self._failure:
                 self._check()
+            if client in self._gone:
+                return []
             done = self._finished.pop(client, [])
             self._open[client] = self._open.get(client, 0) - len(done)
             return done
+
+    def forget(self, kept: Collection[str] = ()) -> None:
+        """All clients but ``kept`` ask no more. What they have in flight is sampled to its end, and not kept."""
+        with self._lock:
+            gone = self._open.keys() - set(kept)
+            self._gone |= gone
+            for client in gone:
+                del self._open[client]
+                self._finished.pop(client, None)
+            self._lock.notify_all()
 
     def score(self, sequences: Sequence[Sequence[int]], version: int | None = None) -> list[list[float]]:
         """Log-probability (natural, temperature 1) of every token but the first of each sequence. [len(s) - 1] each.
@@ -195,8 +210,9 @@ class VLLMSampler:
 
     def _deliver(self, client: str, completion: Completion) -> None:
         with self._lock:
-            self._finished.setdefault(client, []).append(completion)
-            self._lock.notify_all()
+            if client not in self._gone:
+                self._finished.setdefault(client, []).append(completion)
+                self._lock.notify_all()
 
     def _run(self, ready: Future[None], build: Callable[[], Backend]) -> None:
         """The engine's thread: the only place from which the engine is called."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,6 +122,9 @@ class Sampler:
 
     def release(self, version: int) -> None:
         pass
+
+    def forget(self, kept: Collection[str] = ()) -> None:
+        pass  # nothing outlives a call
 
     def version(self) -> int:
         return self.current

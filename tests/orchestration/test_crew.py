@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,15 @@ STANDS, KILLED, BROKEN = "stands", "killed", "broken"
 class Starting(Handle):
     """A handle to an actor that is its own fate."""
 
+    forgot: tuple[object, ...] = ()
+
     def kill(self) -> None:
         pass
+
+    def forget(self, kept: Sequence[str]) -> None:
+        if self.actor != STANDS:
+            raise ActorDied.of(self.role, f"the {self.role} died")
+        self.forgot += (tuple(kept),)
 
     def started(self) -> tuple[str, int]:
         if self.actor == STANDS:
@@ -86,3 +94,27 @@ def test_what_can_not_start_is_not_tried_for_ever(tmp_path: Path) -> None:
     with pytest.raises(LimitReached, match="the sampler died\nthe sampler did not start, twice in a row"):
         crew.start_all(ROLES, supervisor(tmp_path))
     assert hired == [*ROLES, SAMPLER, EPISODES]
+
+
+def test_a_sampler_that_lives_on_forgets_the_episodes_that_died() -> None:
+    """What they had in flight would count as its load for the rest of the run, and be kept for nobody."""
+    crew, _ = crew_of()
+    sampler: Any = crew.sampler
+    crew.start_roles(ROLES)
+    crew.start_roles({LEARNER})
+    assert sampler.forgot == ()
+    crew.start_roles({EPISODES})
+    assert sampler.forgot == (("", "gate"),)  # but the parity gate, which asks from the command
+    crew.start_roles({EPISODES, SAMPLER})
+    assert len(sampler.forgot) == 1
+
+
+def test_who_was_ended_for_others_that_could_not_be_hired_is_dead() -> None:
+    """Also on another node, where nobody here sees its process."""
+    crew, hired = crew_of()
+    crew.start_roles(ROLES)
+    crew.sampler.put(KILLED)
+    crew.sampler.met = True  # as far as is known
+    with pytest.raises(ActorDied, match="the sampler died") as died:
+        crew.start_roles({EPISODES})
+    assert crew.dead(died.value) == {SAMPLER, EPISODES} and hired == list(ROLES)

@@ -10,9 +10,10 @@ import torch
 
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import EpisodeSpec, GateFailed, Task, Trajectory
-from frontier_tune.orchestration.actors import LearnerActor
+from frontier_tune.orchestration.actors import LearnerActor, remote
 from frontier_tune.orchestration.cluster import local_ray
-from frontier_tune.orchestration.learners import LearnerGroup, LearnerLost
+from frontier_tune.orchestration.handle import Handle
+from frontier_tune.orchestration.learners import Follower, LearnerGroup, LearnerLost
 from tests import tiny
 
 # Calls that change nothing in a learner: the first one answers for all.
@@ -90,6 +91,10 @@ def test_all_score_where_each_has_a_share_of_the_base_alone(monkeypatch: pytest.
     assert group.score([[1, 2]], "adapter") == [[-1.0]] and asked == ([([[1, 2]], "adapter")] if shared else [])
 
 
+class Leader:
+    """Comes to no meeting."""
+
+
 @pytest.mark.slow
 def test_a_group_is_one_learner_until_it_diverges_or_loses_one(tmp_path, monkeypatch) -> None:
     from frontier_tune.learning.learner import Learner
@@ -122,5 +127,10 @@ def test_a_group_is_one_learner_until_it_diverges_or_loses_one(tmp_path, monkeyp
         ray.kill(group._others[0])
         with pytest.raises(LearnerLost):
             group.learn([batch(9)])
+        leader = remote(Leader, {}, 1).remote()
+        lost = remote(Follower, {}, 1).remote(str(base), recipe, None, 1, 2, str(tmp_path / "nobody"), leader)
+        ray.kill(leader)
+        with pytest.raises(LearnerLost, match="learner 1 of 2 met nobody: learner 0 died"):
+            Handle(lost, "engine.log", "learner").started()
         with pytest.raises(LearnerLost, match="learner 1 of 2 died"):  # as soon as that is known, not when others come no more
             group._meet(threading.Event().wait, [group._others[0].digests.remote("float32")])

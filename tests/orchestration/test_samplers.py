@@ -16,7 +16,8 @@ from frontier_tune import recipe as recipes
 from frontier_tune.contracts import Completion, GateFailed, LimitReached, Request, SamplingParams
 from frontier_tune.orchestration.actors import SamplerActor
 from frontier_tune.orchestration.cluster import local_ray
-from frontier_tune.orchestration.samplers import Fleet, Member, emptiest
+from frontier_tune.orchestration.samplers import GATE, Fleet, Member
+from frontier_tune.orchestration.seating import living
 from tests.faults import standin
 
 RECIPE = recipes.parse({"reliability": {"restarts": 2, "backoff_s": 0}, "sampler": {"threads": 1}})
@@ -36,14 +37,6 @@ class Fleets(Fleet):
 
 def test_whatever_a_sampler_does_a_fleet_does() -> None:
     assert {name for name in vars(SamplerActor) if not name.startswith("_")} <= set(vars(Fleet))
-
-
-def test_the_emptiest_node_and_on_a_tie_not_the_learner_s() -> None:
-    assert emptiest(["a", "b", "c"], {"a": 1}, "a", {}) == "b"
-    assert emptiest(["a", "b"], {"a": 1, "b": 1}, "a", {}) == "b"
-    assert emptiest(["a", "b"], {"a": 1, "b": 2}, "a", {}) == "a"
-    assert emptiest(["a"], {"a": 5}, "a", {"a": 1}) == "a"
-    assert emptiest(["a", "b", "c"], {"a": 1, "c": 3}, "a", {"b": 1}) == "a"
 
 
 def requests(n: int) -> list[Request]:
@@ -80,6 +73,16 @@ def test_a_death_is_not_noticed_and_who_comes_late_catches_up(tmp_path: Path) ->
     assert all_of(fleet, asked) == expected
     passes = fleet.progress()
     assert passes > 0 and [m["load"] for m in fleet.members()] == [0, 0]
+
+    gone = [Request(f"gone-{r.id}", r.tokens, r.params) for r in asked[:5]]
+    assert not fleet.exchange(gone, "an episode actor that dies now", wait=0.0)
+    assert sum(m["load"] for m in fleet.members()) == 5
+    fleet.forget([*GATE, "play"])
+    assert [m["load"] for m in fleet.members()] == [0, 0] and set(fleet._lanes) == {"play"}
+    assert fleet.exchange(gone, "an episode actor that dies now") == []  # a call of its that was still on the way
+
+    node = fleet._slots[0].node
+    assert set(living({node: 1}, "elsewhere")) == {node}  # which answers for itself
 
     victim = fleet._slots[1].actor
     threading.Timer(0.1, lambda: ray.kill(victim)).start()

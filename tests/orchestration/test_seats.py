@@ -12,12 +12,12 @@ import ray
 
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput
-from frontier_tune.orchestration import actors, crew, joined
+from frontier_tune.orchestration import actors, crew
 from frontier_tune.orchestration.cluster import local_ray
 from frontier_tune.orchestration.crew import Crew
-from frontier_tune.orchestration.plan import machine
-from frontier_tune.orchestration.plan.placement import Seat, of_a_run
-from frontier_tune.orchestration.samplers import Fleet, Slot
+from frontier_tune.orchestration.plan import machine, plans
+from frontier_tune.orchestration.plan.placement import Seat, Seats, of_a_run
+from tests import tiny
 
 GPU = machine.GPU("H100", 80 * 2**30)
 
@@ -75,6 +75,19 @@ def test_too_few_gpus_for_several_are_refused() -> None:
     assert of_a_run(recipe_of(samplers=2).placement, 0).samplers == [Seat(0), Seat(0)]
 
 
+def test_learners_on_cpus_take_no_gpu() -> None:
+    """Of two GPUs both samplers have one, beside two learners that have none; and a plan says the same."""
+    apart = recipe_of(layout="disaggregated", samplers=2, learners=2).placement
+    with pytest.raises(BadInput, match="take 4 GPUs"):
+        of_a_run(apart, 2)
+    assert of_a_run(apart, 2, "cpu") == Seats([Seat(0), Seat(0)], [Seat(0, (0,)), Seat(0, (1,))])
+    assert of_a_run(recipe_of(learners=3).placement, 2, "cpu") == Seats([Seat(0)] * 3, [Seat(0)])  # which finds its GPU itself
+    stated = {"samplers": 2, "learners": 2, "layout": "disaggregated", "gpus_per_node": 2, "gpu_memory_gib": 80}
+    recipe = recipes.parse({"placement": stated, "learner": {"device": "cpu"}})
+    placed = plans.make(recipe, tiny.config("qwen3_moe"), Path(), "").placed
+    assert [(one.gpus, bool(one.actor.device)) for one in placed[:4]] == [((), False)] * 2 + [((0,), True), ((1,), True)]
+
+
 @pytest.mark.parametrize(
     ("shown", "mine", "seen"), [(None, "2", "2"), ("", "0,1", "0,1"), ("4,6,7", "1,2", "6,7"), ("GPU-a,GPU-b", "1", "GPU-b")]
 )
@@ -94,45 +107,6 @@ def test_a_gpu_that_a_node_does_not_show_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(BadInput, match="GPU 3 of .* is 0,1"):
         actors.see_own_gpus()
-
-
-class Cluster:
-    """What Ray says of its nodes."""
-
-    def __init__(self, **gpus: float) -> None:
-        self.has = gpus
-
-    def nodes(self) -> list[dict[str, Any]]:
-        return [{"NodeID": name, "Alive": True, "Resources": {"GPU": n}} for name, n in self.has.items()]
-
-
-def joins(monkeypatch: pytest.MonkeyPatch, **gpus: float) -> None:
-    monkeypatch.setattr(ray, "nodes", Cluster(**gpus).nodes)
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: type("Here", (), {"get_node_id": lambda self: "own"})())
-
-
-def test_the_plan_s_nodes_are_those_that_have_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    joins(monkeypatch, a=0, b=4, own=4)
-    assert joined.in_order([Seat(0, (0,)), Seat(1, (3,))]) == ["own", "b"]
-    with pytest.raises(BadInput, match="node 1 of the plan needs 8 GPUs, and Ray knows of no further node"):
-        joined.in_order([Seat(0, (0,)), Seat(1, (7,))])
-    with pytest.raises(BadInput, match="node 0 of the plan needs 5 GPUs, and Ray knows of 4 on this machine"):
-        joined.in_order([Seat(0, (4,))])
-
-
-def test_a_spare_node_takes_a_dead_one_s_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[tuple[int, str, Sequence[int]]] = []
-    fleet = Fleet.__new__(Fleet)
-    fleet._seats, fleet._learners = [("own", (1,)), ("b", (0,)), ("b", (1,))], [("e", (0, 1))]
-    fleet._here, fleet._limits = "own", recipe_of().reliability
-    fleet._died_on = crew.samplers.Counter()
-    monkeypatch.setattr(crew.samplers, "NodeAffinitySchedulingStrategy", lambda node, soft: node)
-    monkeypatch.setattr(fleet, "_start", lambda slot, where, gpus: started.append((slot.number, slot.node, gpus)))
-    slots = [Slot(n) for n in range(3)]
-    fleet._seat(slots[1], {"own": 2, "b": 2, "c": 2})
-    fleet._seat(slots[1], {"own": 2, "d": 1, "e": 2})  # b is gone
-    fleet._seat(slots[2], {"own": 2, "d": 1})  # one GPU is too few for it
-    assert started == [(1, "b", (0,)), (1, "d", (0,))] and slots[2].not_before > 0
 
 
 class Seeing:

@@ -343,6 +343,17 @@ def test_clients_get_their_own_completions(qwen):
     assert all(sorted(found[n]) == [f"{n}{i}" for i in range(5)] for n in "abc")
 
 
+def test_what_a_client_that_is_gone_has_in_flight_is_kept_for_nobody(qwen):
+    """Its process died. What it asked for is sampled to its end, beside and before what another one asks for."""
+    s = qwen.sampler
+    asked = [Request(f"g{i}", (5, 9, i), SamplingParams(40, 1.0, seed=i)) for i in range(3)]
+    assert s.exchange(asked, "gone", wait=0.0) == []
+    s.forget(kept=s._open.keys() - {"gone"})
+    assert drain(s, [Request("stays", (5, 9), SamplingParams(80, 1.0, seed=1))])["stays"].finish == "length"
+    assert "gone" not in s._finished and "gone" not in s._open
+    assert s.exchange(asked, "gone") == []  # a call of its that was still on the way
+
+
 def test_chatter_goes_to_the_log(qwen, capfd):
     qwen.sampler.score(SEQUENCES, 0)
     out = capfd.readouterr()

@@ -192,15 +192,16 @@ def _workspace(s: Subject) -> int:
 
 
 def crew(s: Subject, device: str) -> list[Actor]:
-    """Every process of the run. On ``cpu`` models are in main memory, on ``cuda`` on GPUs."""
+    """Every process of the run. On ``cpu`` models are in main memory, on ``cuda`` on GPUs, but for a learner.device of cpu."""
     p, env = s.recipe.placement, s.recipe.environment
     on_gpu = device != "cpu"
+    learns_on = "cpu" if s.recipe.learner.device == "cpu" else device
     out = []
     for n in range(p.learners):
-        parts = learner_parts(s, device, p.learners, p.shard_base)
+        parts = learner_parts(s, learns_on, p.learners, p.shard_base)
         compiler = s.recipe.learner.compile
         process = Part("process" + (", torch.compile" if compiler else ""), LEARNER + COMPILER * compiler, "", exact=False)
-        if on_gpu:
+        if learns_on != "cpu":
             context = Part(
                 "CUDA context" + (", NCCL" if p.learners > 1 else ""), CUDA_CONTEXT + NCCL * (p.learners > 1), "", False
             )

@@ -93,7 +93,7 @@ def _gpu_memory(plan: Plan, recipe: Recipe) -> list[str]:
         nodes.setdefault(sum(part.bytes for _, part in parts), []).append(node)
     for total, numbers in nodes.items():
         lines.append(f"memory     main memory of node {placement.ranges(numbers)}: {size(total)}")
-    need = learner_need(plan.subject, "cuda", p.learners)
+    need = learner_need(plan.subject, "cpu" if plan.subject.recipe.learner.device == "cpu" else "cuda", p.learners)
     kinds = sorted(need.kept.items(), key=lambda kv: -kv[1])
     lines.append(
         f"micro-batch  kept for backward: {', '.join(f'{k} {size(v)}' for k, v in kinds if v)}; fullest at: {need.moment}"

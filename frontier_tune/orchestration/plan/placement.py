@@ -60,18 +60,20 @@ class Seats:
     samplers: list[Seat]
 
 
-def seats(p: Placement) -> Seats:
+def seats(p: Placement, learning: bool = True) -> Seats:
     """Learners fill GPUs from the first node on; samplers come behind them, or colocated on the same GPUs, none across nodes.
 
-    Without GPUs they go around the nodes. Raises BadInput where there are too few GPUs.
+    Without GPUs they go around the nodes; so do learners alone that are not ``learning`` on GPUs (learner.device: cpu). Raises
+    BadInput where there are too few GPUs.
     """
     per_node, each = p.gpus_per_node or 0, p.tensor_parallel
     if not per_node:
         around = [Seat(n % p.nodes) for n in range(p.learners + p.samplers)]
         return Seats(around[: p.learners], around[p.learners :])
-    _enough(p)
-    learners, samplers = [Seat(n // per_node, (n % per_node,)) for n in range(p.learners)], list[Seat]()
-    taken = p.learners if p.layout == "disaggregated" else 0
+    _enough(p, learning)
+    learners = [Seat(n // per_node, (n % per_node,)) if learning else Seat(n % p.nodes) for n in range(p.learners)]
+    samplers = list[Seat]()
+    taken = p.learners if learning and p.layout == "disaggregated" else 0
     for n in range(p.samplers):
         node, first = divmod(taken, per_node)
         if first + each > per_node:  # what is left of this node is too little for a whole sampler
@@ -79,21 +81,24 @@ def seats(p: Placement) -> Seats:
         if node >= p.nodes:
             raise BadInput(
                 f"placement: sampler {n + 1} finds no node with {each} free GPUs (placement.tensor_parallel) beside "
-                f"{p.learners} learners; choose placement.learners so that whole nodes or whole samplers' worth of GPUs are left"
+                f"{len(learners)} learners; choose placement.learners so that whole nodes, or whole samplers' worth of GPUs, stay"
             )
         samplers.append(Seat(node, tuple(range(first, first + each))))
         taken = node * per_node + first + each
     return Seats(learners, samplers)
 
 
-def of_a_run(p: Placement, here: int) -> Seats:
+def of_a_run(p: Placement, here: int, device: str = "auto") -> Seats:
     """The seats of a run on a machine with ``here`` GPUs, which are shared out as if they were stated where several want one.
 
-    A single learner and sampler without stated GPUs are left to find theirs. Raises BadInput where there are too few.
+    ``device``: the recipe's learner.device. A single learner and sampler without stated GPUs are left to find theirs. Raises
+    BadInput where there are too few.
     """
-    if p.gpus_per_node is None and here and (p.samplers > 1 or p.learners > 1 or p.layout == "disaggregated"):
+    learning = device != "cpu"
+    several = p.samplers > 1 or (learning and (p.learners > 1 or p.layout == "disaggregated"))
+    if p.gpus_per_node is None and here and several:
         p = p.model_copy(update={"gpus_per_node": here})
-    return seats(p)
+    return seats(p, learning)
 
 
 def assign(actors: Sequence[Actor], p: Placement) -> list[Placed]:
@@ -105,7 +110,7 @@ def assign(actors: Sequence[Actor], p: Placement) -> list[Placed]:
     learners = [a for a in actors if a.name.startswith("learner")]
     samplers = [a for a in actors if a.name.startswith("sampler")]
     rest = [a for a in actors if a not in learners and a not in samplers]
-    found = seats(p)
+    found = seats(p, any(a.gpus for a in learners))
     out = [
         Placed(actor, seat.node, seat.gpus)
         for group, chosen in ((learners, found.learners), (samplers, found.samplers))
@@ -115,18 +120,18 @@ def assign(actors: Sequence[Actor], p: Placement) -> list[Placed]:
     return out
 
 
-def _enough(p: Placement) -> None:
+def _enough(p: Placement, on_gpus: bool) -> None:
     per_node = p.gpus_per_node or 0
     if p.tensor_parallel > per_node:
         raise BadInput(
             f"placement.tensor_parallel: {p.tensor_parallel}, but a node has {per_node} GPUs (placement.gpus_per_node), and a "
             "sampler lives on one node"
         )
-    sampling, learning = p.samplers * p.tensor_parallel, p.learners
+    sampling, learning = p.samplers * p.tensor_parallel, p.learners if on_gpus else 0
     wanted = sampling + learning if p.layout == "disaggregated" else max(sampling, learning)
     if wanted > p.gpus:
         raise BadInput(
-            f"placement: {p.samplers} samplers of {p.tensor_parallel} GPUs and {p.learners} learners, {p.layout}, take {wanted} "
+            f"placement: {p.samplers} samplers of {p.tensor_parallel} GPUs and {learning} learners, {p.layout}, take {wanted} "
             f"GPUs; {p.nodes} nodes of {per_node} have {p.gpus}. Lower placement.samplers, tensor_parallel or learners, or raise "
             "nodes or gpus_per_node"
         )

@@ -130,7 +130,7 @@ def require_here(plan: Plan, directory: Path) -> None:
     """
     p = plan.subject.recipe.placement
     if not plan.on_gpus or p.gpu_memory_gib is None:
-        placement.of_a_run(p, len(machine.gpus()))
+        placement.of_a_run(p, len(machine.gpus()), plan.subject.recipe.learner.device)
         return
     fit = [g for g in machine.gpus() if g.memory >= 0.98 * p.gpu_memory_gib * actors.GIB]
     wanted = p.gpus if p.address is None else p.gpus_per_node or 0
