@@ -28,7 +28,7 @@ CUDA_CONTEXT, NCCL = 700 * MIB, 400 * MIB
 # that an expert happens to get, and keeps a thousand of them.
 ONEDNN_KERNELS = 850 * MIB
 # Of the learner with learner.compile, measured by benchmarks/learner_compile.py: torch's compiler and what it keeps.
-COMPILER = 350 * MIB
+COMPILER = 150 * MIB
 # Of the learner, where large pieces go back to the system at once.
 SMALL_PIECES = 32 * MIB
 TRAJECTORY_BYTES_PER_TOKEN = 40  # token, mask, log-probability, version as Python lists, in three processes at times
