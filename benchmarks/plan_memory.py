@@ -68,6 +68,10 @@ _DEEPSEEK = _OTHER | {
     "intermediate_size": 512, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "q_lora_rank": 96, "kv_lora_rank": 64,
     "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 32, "n_shared_experts": 1,
 }  # fmt: skip
+_GPT_OSS = _OTHER | {
+    "num_key_value_heads": 2, "head_dim": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 448,
+    "sliding_window": 64,
+}  # fmt: skip
 _NANO = _qwen(
     vocab_size=1024, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, num_experts=8,
     num_experts_per_tok=2, moe_intermediate_size=96,
@@ -84,6 +88,8 @@ CASES = [
     Case("Qwen3-MoE, bfloat16", "qwen3_moe", _qwen(), 16, 512, dtype="bfloat16"),
     Case("OLMoE", "olmoe", _OLMOE, 16, 512),
     Case("Mixtral", "mixtral", _MIXTRAL, 16, 512),
+    Case("gpt-oss", "gpt_oss", _GPT_OSS, 16, 512),
+    Case("gpt-oss, bfloat16", "gpt_oss", _GPT_OSS, 16, 512, dtype="bfloat16"),
     Case("DeepSeek-V3", "deepseek_v3", _DEEPSEEK, 16, 512),
     Case("DeepSeek-V3, bfloat16", "deepseek_v3", _DEEPSEEK, 16, 512, dtype="bfloat16"),
     Case("Qwen3-MoE, layers run again", "qwen3_moe", _qwen(), 16, 512, learner=_AGAIN),

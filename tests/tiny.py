@@ -46,6 +46,12 @@ def config(family: str = "qwen3_moe") -> Any:
         return transformers.OlmoeConfig(**common | {"num_key_value_heads": 2}, intermediate_size=96, num_experts=6)
     if family == "mixtral":
         return transformers.MixtralConfig(**common, intermediate_size=96, num_local_experts=6, head_dim=32)
+    if family == "gpt_oss":  # a window shorter than most prompts, on the first layer
+        rope = {"rope_type": "yarn", "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+                "original_max_position_embeddings": 128, "rope_theta": 150000.0}  # fmt: skip
+        return transformers.GptOssConfig(
+            **common, intermediate_size=96, num_local_experts=6, head_dim=32, sliding_window=16, rope_parameters=rope
+        )
     if family == "llama":  # dense: to be refused
         del common["num_experts_per_tok"]
         return transformers.LlamaConfig(**common, intermediate_size=96)
@@ -69,6 +75,9 @@ def build_base(directory: Path, family: str = "qwen3_moe", seed: int = 0, std: f
     model_config = config(family)
     model_config.initializer_range = std  # wide enough that adapters and routes matter
     model = transformers.AutoModelForCausalLM.from_config(model_config)
+    for name, parameter in model.named_parameters():
+        if family == "gpt_oss" and name.endswith((".bias", "_bias", ".sinks")):  # zero when they are new: mistakes would not show
+            torch.nn.init.normal_(parameter, std=0.3)
     tokenizer = train_tokenizer([" ".join(WORDS)] * 50, VOCABULARY)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     draw = random.Random(seed)

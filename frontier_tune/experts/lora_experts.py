@@ -1,4 +1,4 @@
-"""SwiGLU experts with LoRA, forward and backward, without a merged copy of the weights and without a full dW.
+"""Gated experts with LoRA, forward and backward, without a merged copy of the weights and without a full dW.
 
 PEFT's ``target_parameters`` wrapper builds ``W + s B A`` for every expert in each forward and, in backward, the full
 ``[E, out, in]`` gradient that it then projects onto A and B. Both cost as much as full fine-tuning. Here the tokens are
@@ -7,6 +7,9 @@ sorted by expert, and each expert's contiguous rows take the frozen GEMM plus th
 
 ``install`` puts this under an unchanged PEFT model: it replaces only the ``forward`` of the outermost wrapper of each
 experts module and reads PEFT's own parameters, so saving, loading, merging and disabling adapters stay PEFT's.
+
+gpt-oss' experts (biases, a clamped gate, weights [E, in, out]) take the path in torch, on every device; the native kernels have
+neither biases nor that gate.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from frontier_tune.contracts import BadInput
+from frontier_tune.experts import gates
 from frontier_tune.native import build
 
 # Weights of one projection of an expert up to which the native kernels are used: all three then stay in the second-level cache.
@@ -42,6 +46,7 @@ class _SwiGLUExperts(torch.autograd.Function):
     def forward(
         ctx: Any, x_TH: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up: Tensor, down: Tensor,
         a1: Tensor | None, b1: Tensor | None, s1: float, a2: Tensor | None, b2: Tensor | None, s2: float,
+        gate: gates.ClampedSwiGLU | None = None, bias1: Tensor | None = None, bias2: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         (experts, hidden, width), top_k = down.shape, expert_TK.shape[1]
         flat_S = expert_TK.reshape(-1)
@@ -60,22 +65,29 @@ class _SwiGLUExperts(torch.autograd.Function):
         ha_S = x_TH.new_empty(rows, a2.shape[1]) if a2 is not None else None
         for e, s in _slices(count_E):
             x = x_TH.index_select(0, token_S[s])
-            z = torch.mm(x, gate_up[e].t(), out=gate_up_S[s])
+            z = _product(x, gate_up[e].t(), bias1, e, gate_up_S[s])
             if xa_S is not None and a1 is not None and b1 is not None:
                 z.addmm_(torch.mm(x, a1[e].t(), out=xa_S[s]), b1[e], alpha=s1)
-            h = _swiglu(z)
-            y = torch.mm(h, down[e].t(), out=y_S[s])
+            h = _swiglu(z) if gate is None else gate.forward(z)
+            y = _product(h, down[e].t(), bias2, e, y_S[s])
             if ha_S is not None and a2 is not None and b2 is not None:
                 y.addmm_(torch.mm(h, a2[e].t(), out=ha_S[s]), b2[e], alpha=s2)
-        ctx.save_for_backward(x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, order_S, row_TK, gate_up_S, xa_S, ha_S, counted_E)
-        ctx.s1, ctx.s2 = s1, s2  # counts are a tensor, too: where a layer is run again, all that is kept is of that run
+        kept = (order_S, row_TK, gate_up_S, xa_S, ha_S, counted_E)
+        ctx.save_for_backward(x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, bias1, bias2, *kept)
+        ctx.s1, ctx.s2, ctx.gate = (
+            s1,
+            s2,
+            gate,
+        )  # counts are a tensor, too: where a layer is run again, all that is kept is of that run
         return _combine(row_TK, y_S, weight_TK)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_TH: Tensor) -> tuple[Tensor | None, ...]:
-        x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, order_S, row_TK, gate_up_S, xa_S, ha_S, counted_E = ctx.saved_tensors
+        x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, bias1, bias2, *kept = ctx.saved_tensors
+        order_S, row_TK, gate_up_S, xa_S, ha_S, counted_E = kept
         need_x, _, need_w, need_gate_up, need_down = ctx.needs_input_grad[:5]
+        backward = _swiglu_backward if ctx.gate is None else ctx.gate.backward
         s1, s2 = ctx.s1, ctx.s2
         token_S = order_S // row_TK.shape[1]
         weight_S1 = weight_TK.reshape(-1)[order_S].to(x_TH.dtype)[:, None]
@@ -86,6 +98,8 @@ class _SwiGLUExperts(torch.autograd.Function):
         da1, db1, da2, db2 = (None if p is None else torch.zeros_like(p) for p in (a1, b1, a2, b2))
         dgate_up = torch.zeros_like(gate_up) if need_gate_up else None
         ddown = torch.zeros_like(down) if need_down else None
+        need_biases = ctx.needs_input_grad[12:] or (False, False)
+        dbias1, dbias2 = (torch.zeros_like(b) if need else None for b, need in zip((bias1, bias2), need_biases, strict=True))
         for e, s in _slices(counted_E.tolist()):
             tokens, w = token_S[s], weight_S1[s]
             dy = dout_TH.index_select(0, tokens)  # without the routing weight: that comes in at h, which is narrower
@@ -94,9 +108,13 @@ class _SwiGLUExperts(torch.autograd.Function):
             if da2 is not None and db2 is not None and a2 is not None and b2 is not None and ha_S is not None:
                 dha = torch.mm(dy, b2[e].t()).mul_(s2)
                 dh.addmm_(dha, a2[e])
-            h, dz, dweight = _swiglu_backward(z, dh, w)
-            if dweight_S is not None:  # d/dw <dout, w y(h)> = <dout, y(h)> = <dh, h>: y itself need not be kept
-                dweight_S[s] = dweight
+            h, dz, dweight = backward(z, dh, w)
+            if dweight_S is not None:  # d/dw <dout, w y(h)> = <dout, y(h)> = <dh, h> (+ <dout, bias>): y need not be kept
+                dweight_S[s] = dweight if bias2 is None else torch.addmv(dweight, dy, bias2[e])
+            if dbias1 is not None:
+                dbias1[e] = dz.sum(0)
+            if dbias2 is not None:
+                dbias2[e] = (dy * w).sum(0)
             if da2 is not None and db2 is not None and ha_S is not None:
                 torch.mm((dha * w).t(), h, out=da2[e])
                 torch.mm((ha_S[s] * w).mul_(s2).t(), dy, out=db2[e])
@@ -114,7 +132,7 @@ class _SwiGLUExperts(torch.autograd.Function):
                 torch.mm(dz.t(), x, out=dgate_up[e])
         dx_TH = _combine(row_TK, dx_S) if dx_S is not None else None
         dweight_TK = dweight_S[row_TK].to(weight_TK.dtype) if dweight_S is not None else None
-        return dx_TH, None, dweight_TK, dgate_up, ddown, da1, db1, None, da2, db2, None
+        return dx_TH, None, dweight_TK, dgate_up, ddown, da1, db1, None, da2, db2, None, None, dbias1, dbias2
 
 
 class _NativeSwiGLUExperts(torch.autograd.Function):
@@ -185,6 +203,11 @@ def _native(x: Tensor, weight_TK: Tensor, gate_up: Tensor, down: Tensor) -> bool
     )
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, expert: int, out: Tensor) -> Tensor:
+    """x W into ``out``, with the expert's bias where there is one."""
+    return torch.mm(x, weight, out=out) if bias is None else torch.addmm(bias[expert], x, weight, out=out)
+
+
 def _swiglu(z: Tensor) -> Tensor:
     """silu(gate) * up of z [N, 2I] = [gate | up]."""
     width = z.shape[1] // 2
@@ -224,6 +247,7 @@ def _combine(row_TK: Tensor, rows_SH: Tensor, weight_TK: Tensor | None = None) -
 def swiglu_experts(
     x_TH: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up: Tensor, down: Tensor,
     lora_gate_up: tuple[Tensor, Tensor, float] | None = None, lora_down: tuple[Tensor, Tensor, float] | None = None,
+    gate: gates.ClampedSwiGLU | None = None, biases: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """``y_t = sum_k w_tk down_e(silu(gate_e x_t) * up_e x_t)`` with ``e = expert_tk``, each projection optionally with LoRA.
 
@@ -231,16 +255,22 @@ def swiglu_experts(
         x_TH: hidden states [T, H]; T may be 0.
         expert_TK: chosen experts [T, K], integers in [0, E); each at most once a token.
         weight_TK: routing weights [T, K].
-        gate_up: [E, 2I, H], gate above up (the layout of transformers 5). Frozen or trainable.
+        gate_up: [E, 2I, H], gate above up (the layout of transformers 5), or as ``gate`` takes them. Frozen or trainable. A view
+            of transposed weights will do.
         down: [E, H, I]. Frozen or trainable.
         lora_gate_up: PEFT's ``(A [E*R, H] expert-major, B [2I, R*E] rank-major, scaling)``, or None.
         lora_down: ``(A [E*R, I], B [H, R*E], scaling)``, or None.
+        gate: another activation than ``silu(gate) * up``.
+        biases: of the two projections, [E, 2I] and [E, H].
 
     Returns:
         [T, H] in the dtype of ``x_TH``; adapters of another dtype are cast, and their gradients come back in their own.
     """
     a1, b1, s1 = _per_expert(lora_gate_up, gate_up.shape[0], x_TH.dtype)
     a2, b2, s2 = _per_expert(lora_down, down.shape[0], x_TH.dtype)
+    if gate is not None or biases is not None:
+        more = (gate, *(biases or (None, None)))
+        return _SwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2, *more)
     if _native(x_TH, weight_TK, gate_up, down):
         return _NativeSwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
     return _SwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
@@ -270,6 +300,7 @@ class _ExpertsForward:
             self.by_name[layer.parameter_name] = layer
             layer = layer.base_layer
         self.base = layer
+        self.gate = gates.of(layer)
 
     def _lora(self, parameter: str) -> tuple[Tensor, Tensor, float] | None:
         wrapper = self.by_name.get(parameter)
@@ -284,14 +315,15 @@ class _ExpertsForward:
     def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         if len(self.outer.active_adapters) > 1 and not self.outer.disable_adapters:
             return self.stock(hidden_states, top_k_index, top_k_weights)
-        return swiglu_experts(
-            hidden_states, top_k_index, top_k_weights, self.base.gate_up_proj, self.base.down_proj,
-            self._lora("gate_up_proj"), self._lora("down_proj"),
-        )  # fmt: skip
+        base, gate_up, down, biases = self.base, self.base.gate_up_proj, self.base.down_proj, None
+        if self.gate is not None:  # with it come biases, and weights [E, in, out]
+            gate_up, down, biases = gate_up.mT, down.mT, (base.gate_up_proj_bias, base.down_proj_bias)
+        lora = self._lora("gate_up_proj"), self._lora("down_proj")
+        return swiglu_experts(hidden_states, top_k_index, top_k_weights, gate_up, down, *lora, self.gate, biases)
 
 
 def _why_not(experts: nn.Module) -> str:
-    """Why this experts module can't take the path above; empty if it can."""
+    """Why this experts module can't take the path above as one without biases or a gate of its own; empty if it can."""
     for name in ("gate_up_proj", "down_proj"):
         if getattr(experts, name, None) is None or getattr(experts, name).ndim != 3:
             return f"it has no 3-D parameter {name}"
@@ -317,7 +349,7 @@ def install(model: nn.Module) -> int:
     outermost = [(n, m) for n, m in model.named_modules() if isinstance(m, ParamWrapper) and id(m) not in inner]
     for name, wrapper in outermost:
         forward = _ExpertsForward(wrapper)
-        if reason := _why_not(forward.base):
+        if reason := "" if forward.gate is not None else _why_not(forward.base):
             raise BadInput(f"{name}: LoRA over these experts is not supported, because {reason}; set adapter.experts to false")
         wrapper.forward = forward
     if not outermost:

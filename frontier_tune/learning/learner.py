@@ -15,7 +15,7 @@ from frontier_tune import recipe as recipes
 from frontier_tune.algorithms import kl, registry
 from frontier_tune.algorithms.base import Sums
 from frontier_tune.algorithms.batch import Tokens, Totals
-from frontier_tune.contracts import BadInput, Trajectory
+from frontier_tune.contracts import Trajectory
 from frontier_tune.experts import canonical
 from frontier_tune.experts.routing.replay import Replay
 from frontier_tune.learning import checkpoint, compiled, expert_usage
@@ -69,12 +69,6 @@ class Learner:
         mesh = world.mesh if world is not None else None
         dtype, checkpointing = _DTYPES[recipe.learner.dtype], recipe.learner.activation_checkpointing
         self.policy = Policy(base_dir, recipe.adapter, self.seed, dtype, self.device, mesh, checkpointing)
-        window, longest = getattr(self.policy.config, "sliding_window", None), recipe.sampler.max_model_len
-        if window is not None and window < longest:
-            raise BadInput(
-                f"base: its attention window of {window} tokens is shorter than sampler.max_model_len ({longest}), which packed "
-                f"attention does not support; set sampler.max_model_len to at most {window}"
-            )
         self.optimizer = torch.optim.AdamW(
             self.policy.parameter_groups(recipe.learner),
             lr=recipe.learner.learning_rate,

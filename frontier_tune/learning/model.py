@@ -17,7 +17,7 @@ from transformers.utils import logging as hf_logging
 
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput
-from frontier_tune.experts import canonical, families, lora_experts, selection
+from frontier_tune.experts import canonical, families, lora_experts, quantized, selection
 from frontier_tune.experts.routing import trainer
 from frontier_tune.learning import attention, fused, memory, recompute, shard
 from frontier_tune.learning.base_weights import BaseWeights
@@ -184,12 +184,12 @@ class Policy:
 
 
 def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
-    _config(base_dir)
+    packed = quantized.unpacked(_config(base_dir))
     bar = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            base_dir, dtype=dtype, attn_implementation=attention.NAME, local_files_only=True, output_loading_info=True
+            base_dir, dtype=dtype, attn_implementation=attention.NAME, local_files_only=True, output_loading_info=True, **packed
         )
     finally:
         if bar:
@@ -198,12 +198,16 @@ def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
     if problems:
         shown = "; ".join(f"{len(v)} {k.split('_')[0]} ({', '.join(v[:3])})" for k, v in problems.items())
         raise BadInput(f"base: the weights in {base_dir} don't fit its config.json: {shown}")
+    if packed:
+        quantized.settle(model, dtype)
     return _frozen(model, base_dir)
 
 
 def _load_shard(base_dir: str, dtype: torch.dtype, device: torch.device, mesh: DeviceMesh) -> tuple[Any, str]:
     """This rank's share of a base, and the whole base's fingerprint."""
     config = _config(base_dir)
+    if kind := quantized.method(config):
+        raise BadInput(f"placement.shard_base: {base_dir} is quantized by {kind}, and is read by slices; set it to false")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
     model = _frozen(model, base_dir)
@@ -224,8 +228,6 @@ def _config(base_dir: str) -> Any:
 def _frozen(model: Any, base_dir: str) -> nn.Module:
     """Raises BadInput where it has what the learner doesn't compute."""
     config = model.config
-    if any(hasattr(m, "sinks") for m in model.modules()):
-        raise BadInput(f"base: {base_dir} has attention sinks ({config.model_type}), which the learner does not support")
     if getattr(model.lm_head, "bias", None) is not None or getattr(config, "final_logit_softcapping", None):
         raise BadInput(f"base: {base_dir} has an output bias or soft-capped logits, which the learner does not support")
     model.requires_grad_(False)
@@ -241,11 +243,14 @@ def _limit_rows(backbone: nn.Module, rows: Any, mlp_rows: Any) -> None:
     mlp, norm = backbone.layers[-1].mlp, backbone.norm
     mlp_forward, norm_forward = mlp.forward, norm.forward
 
-    def limited_mlp(hidden: Tensor) -> Tensor:
+    def limited_mlp(hidden: Tensor) -> Any:
         index = mlp_rows()
         if index is None:
             return mlp_forward(hidden)
-        return torch.zeros_like(hidden).index_copy(1, index, mlp_forward(hidden.index_select(1, index)))
+        out = mlp_forward(hidden.index_select(1, index))
+        if isinstance(out, tuple):  # gpt-oss: its output, and routing weights that nobody reads
+            return torch.zeros_like(hidden).index_copy(1, index, out[0]), *out[1:]
+        return torch.zeros_like(hidden).index_copy(1, index, out)
 
     def limited_norm(hidden: Tensor) -> Tensor:
         index = rows()

@@ -12,7 +12,8 @@ of all nodes below it follow it directly and attend to it in full.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ class Packed:
 
     ``rows[i]``: the row of every token of sequence i. ``segments_S3`` [S, 3], int64, on the CPU, is the same plan for the native
     kernel, which takes the trees as they are: first row, rows and parent (or -1) of each segment, in the order of the rows.
+    ``windows``: the plans for layers with a sliding window, by its width, made when the first asks (learning.windows).
     """
 
     tokens_T: Tensor
@@ -52,6 +54,12 @@ class Packed:
     cross: list[tuple[slice, slice]]
     rows: list[np.ndarray]
     segments_S3: Tensor
+    windows: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(map(len, self.rows))
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:

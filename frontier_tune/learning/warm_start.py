@@ -122,7 +122,7 @@ def _require_finite(name: str, made: Made, state: Mapping[str, torch.Tensor]) ->
 def _model(base_dir: str | Path, recipe: Recipe, start: str | Path | None) -> tuple[PeftModel, str]:
     """The base as trl's trainers run it, with the Learner's adapter on it; and whose forward its experts take."""
     causal: Any = _load_base(str(Path(base_dir).resolve()), _DTYPES[recipe.learner.dtype])
-    causal.set_attn_implementation("sdpa")
+    causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")  # transformers' sdpa has no sinks
     for module in causal.modules():  # train mode switches on what a policy is never sampled with
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

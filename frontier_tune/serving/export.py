@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from frontier_tune.contracts import BadInput, GateFailed, content_hash
-from frontier_tune.experts import canonical, families, selection
+from frontier_tune.experts import canonical, families, quantized, selection
 
 if TYPE_CHECKING:
     import torch
@@ -227,9 +227,12 @@ def _merge(adapter: Path, base_dir: Path, work: Path) -> tuple[float, Rounding |
     import torch
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(str(base_dir), dtype="auto", local_files_only=True)
+    unpacked = quantized.unpacked(AutoConfig.from_pretrained(str(base_dir), local_files_only=True))
+    model = AutoModelForCausalLM.from_pretrained(str(base_dir), dtype="auto", local_files_only=True, **unpacked)
+    if unpacked:  # every number of such a base is a bfloat16 one
+        quantized.settle(model, torch.bfloat16)
     dtype = str(model.dtype).removeprefix("torch.")
     vocabulary = model.config.get_text_config().vocab_size
     tuned = PeftModel.from_pretrained(model, str(adapter)).eval()

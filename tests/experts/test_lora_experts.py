@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3MoeConfig
 
 from frontier_tune.contracts import BadInput
-from frontier_tune.experts import lora_experts
+from frontier_tune.experts import gates, lora_experts
 from frontier_tune.experts.lora_experts import swiglu_experts
 
 # H, I, 2I and E*r all differ: a transposed or mixed-up tensor can't fit by accident.
@@ -22,6 +22,7 @@ SIZES = {
     },
     "olmoe": {"num_experts": 5, "num_experts_per_tok": 3, "intermediate_size": 20},
     "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 20},
+    "gpt_oss": {"num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 20, "head_dim": 8, "swiglu_limit": 0.7},
 }  # fmt: skip
 
 
@@ -31,7 +32,11 @@ def tiny(family: str, dtype: torch.dtype = torch.float32, **changes) -> nn.Modul
         family, vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         pad_token_id=0, bos_token_id=1, eos_token_id=2, initializer_range=0.2, **{**SIZES[family], **changes},
     )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config, dtype=dtype, experts_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, experts_implementation="eager").eval()
+    for name, p in model.named_parameters():
+        if name.endswith("_bias"):
+            nn.init.normal_(p, std=0.5)
+    return model
 
 
 def with_lora(model: nn.Module, parameters=("gate_up_proj", "down_proj"), rank: int = 3) -> nn.Module:
@@ -138,14 +143,13 @@ def test_refuses_models_without_matching_experts() -> None:
         lora_experts.install(with_lora(gelu))
 
 
-def test_refuses_experts_that_gate_in_their_own_way() -> None:
-    config = AutoConfig.for_model(
-        "gpt_oss", vocab_size=61, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        num_local_experts=4, num_experts_per_tok=2, intermediate_size=24,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config)
+def test_refuses_experts_that_gate_in_their_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gpt-oss' layout with a gate that computes something else than its gate does."""
+    experts = type(tiny("gpt_oss").model.layers[0].mlp.experts)
+    stock = experts._apply_gate
+    monkeypatch.setattr(experts, "_apply_gate", lambda self, z: stock(self, z.clamp(max=0.5)))
     with pytest.raises(BadInput, match="transposed or have biases"):
-        lora_experts.install(with_lora(model))
+        lora_experts.install(with_lora(tiny("gpt_oss")))
 
 
 def make(seed: int, t: int, e: int, k: int, h: int, i: int, r: int, used: int | None = None):
@@ -197,6 +201,55 @@ def test_any_shape_equals_the_formula_with_all_gradients(data) -> None:
     for mine, theirs in zip(leaves, twins, strict=True):
         expect = torch.zeros_like(theirs) if theirs.grad is None else theirs.grad
         torch.testing.assert_close(mine.grad, expect, atol=1e-9, rtol=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_clamped_gates_with_biases_equal_transformers_for_any_shape(data) -> None:
+    """GptOssExperts over weights merged as PEFT defines them, in float64: all gradients, those of biases included."""
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssConfig, GptOssExperts
+
+    e = data.draw(st.integers(1, 6), "experts")
+    used = data.draw(st.integers(1, e), "used")
+    k = data.draw(st.integers(1, used), "top_k")
+    t, h, i, r = (data.draw(st.integers(lo, hi), n) for n, lo, hi in (("T", 0, 9), ("H", 1, 7), ("I", 1, 6), ("R", 1, 4)))
+    seed = data.draw(st.integers(0, 999), "seed")
+    x, pick, weight, gate_up, down, lora = make(seed, t, e, k, h, i, r, used)
+    g = torch.Generator().manual_seed(seed)
+    biases = [torch.randn(e, n, generator=g, dtype=torch.float64) for n in (2 * i, h)]
+    leaves = [v.clone().requires_grad_() for v in (x, weight, gate_up.mT.contiguous(), down.mT.contiguous(), *lora, *biases)]
+    twins = [v.detach().clone().requires_grad_() for v in leaves]
+    stock = GptOssExperts(GptOssConfig(hidden_size=h, intermediate_size=i, num_local_experts=e))
+    gate = gates.of(stock)
+    assert gate == gates.ClampedSwiGLU(1.702, 7.0)
+    x_, w_, up_, down_, a1, b1, a2, b2, c1, c2 = leaves
+    out = swiglu_experts(x_, pick, w_, up_.mT, down_.mT, (a1, b1, 0.5), (a2, b2, 2.0), gate, (c1, c2))
+    x_, w_, up_, down_, a1, b1, a2, b2, c1, c2 = twins
+    delta1 = 0.5 * torch.einsum("ore,eri->eio", b1.reshape(b1.shape[0], -1, e), a1.reshape(e, -1, a1.shape[1]))
+    delta2 = 2.0 * torch.einsum("ore,eri->eio", b2.reshape(b2.shape[0], -1, e), a2.reshape(e, -1, a2.shape[1]))
+    parameters = {
+        "gate_up_proj": up_ + delta1, "down_proj": down_ + delta2, "gate_up_proj_bias": c1, "down_proj_bias": c2
+    }  # fmt: skip
+    want = torch.func.functional_call(stock, parameters, (x_, pick, w_))
+    torch.testing.assert_close(out, want, atol=1e-10, rtol=1e-10)
+    probe = torch.randn(out.shape, generator=g, dtype=torch.float64)
+    (out * probe).sum().backward()
+    if t:
+        (want * probe).sum().backward()
+    for mine, theirs in zip(leaves, twins, strict=True):
+        expect = torch.zeros_like(theirs) if theirs.grad is None else theirs.grad
+        torch.testing.assert_close(mine.grad, expect, atol=1e-8, rtol=1e-8)
+
+
+def test_finite_differences_through_a_clamped_gate() -> None:
+    x, pick, weight, gate_up, down, lora = make(3, 4, 4, 2, 5, 3, 2, used=3)
+    biases = [torch.randn(4, n, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) for n in (6, 5)]
+    gate = gates.ClampedSwiGLU(1.702, 2.0)  # many values are held by it, and none is within a difference of it
+
+    def f(x, weight, gate_up, down, a1, b1, a2, b2, c1, c2):
+        return swiglu_experts(x, pick, weight, gate_up, down, (a1, b1, 0.5), (a2, b2, 2.0), gate, (c1, c2))
+
+    assert torch.autograd.gradcheck(f, [v.requires_grad_() for v in (x, weight, gate_up, down, *lora, *biases)])
 
 
 @pytest.mark.parametrize("t", [0, 1, 4])

@@ -26,6 +26,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "q_lora_rank": None,
         "kv_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6, "n_shared_experts": 1,
     },
+    # A window shorter than a sequence, on the first and third layer; a limit that holds many activations.
+    "gpt_oss": {
+        "num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 20, "head_dim": 8, "num_key_value_heads": 2,
+        "num_hidden_layers": 3, "sliding_window": 5, "swiglu_limit": 0.7,
+        "rope_parameters": {
+            "rope_type": "yarn", "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+            "original_max_position_embeddings": 32, "rope_theta": 150000.0,
+        },
+    },
 }  # fmt: skip
 
 
@@ -36,7 +45,11 @@ def _write_base(directory: Path, family: str, **changes: Any) -> Path:
         "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     config = AutoConfig.for_model(family, **{**sizes, **FAMILIES[family], **changes})
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(directory)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, p in model.named_parameters():  # zero when they are new, and then no mistake would show
+        if name.endswith((".bias", "_bias", ".sinks")):
+            torch.nn.init.normal_(p, std=0.5)
+    model.save_pretrained(directory)
     return directory
 
 

@@ -250,13 +250,6 @@ def test_bases_that_cannot_be_adapted_are_refused(recipe, tmp_path) -> None:
         Learner(tmp_path / "dense", recipe())
 
 
-def test_a_short_attention_window_is_refused_at_the_start(recipe, write_base, tmp_path) -> None:
-    write_base(tmp_path / "b", "mixtral", sliding_window=128)
-    with pytest.raises(BadInput, match="at most 128"):
-        Learner(tmp_path / "b", recipe())
-    Learner(tmp_path / "b", recipe("sampler.max_model_len=128"))
-
-
 def test_weights_that_do_not_fit_the_configuration_are_refused(bases, recipe, tmp_path) -> None:
     shutil.copytree(bases(), tmp_path / "b")
     config = json.loads((tmp_path / "b" / "config.json").read_text())

@@ -40,6 +40,7 @@ def equal(got: dict[str, Any], want: dict[str, Any]) -> None:
         ("mixtral", ("adapter.experts=false",)),
         ("deepseek_v3", ("learner.tokens_per_microbatch=64",)),
         ("qwen3_moe", ("learner.dtype=bfloat16",)),
+        ("gpt_oss", ("algorithm.kl_coefficient=0.1",)),
         ("qwen3_moe", ("algorithm.replay=sampler", "learner.tokens_per_microbatch=64")),
     ],
 )

@@ -55,7 +55,7 @@ def turn_logprob(learner: Learner, context: Any, turn: Any, base: bool = False) 
     return sum(score([[*context, *turn]])[0][len(context) - 1 :])
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "olmoe", "mixtral"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "olmoe", "mixtral", "gpt_oss"])
 def test_the_loss_is_over_the_assistant_s_tokens_alone(
     bases: Bases, recipe: Recipes, stock: Callable, tmp_path: Path, family: str
 ) -> None:

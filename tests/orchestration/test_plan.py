@@ -103,7 +103,7 @@ def test_production_recipes_fit_their_hardware(file: Path) -> None:
     said = plan.describe(made, made.subject.recipe, {"training": 1})
     assert all(w in said for w in ("placement", "learner: base", "sampler: KV cache", "micro-batch", "here "))
     p = made.subject.recipe.placement
-    impossible = file.stem.startswith("gpt_oss") or file.stem.endswith("cluster")
+    impossible = file.stem.endswith("cluster")
     assert bool(made.missing) == impossible, made.missing
     held = placement.by_gpu(made.placed)
     assert len(held) == p.gpus and max(sum(part.bytes for _, part in parts) for parts in held.values()) < p.gpu_memory_gib * GIB
@@ -175,6 +175,24 @@ def test_what_a_split_base_cannot_have_yet() -> None:
     assert any("warm_start" in line for line in capability.missing(recipe, config("Qwen3-30B-A3B")))
     with pytest.raises(BadInput, match=r"placement\.shard_base.*single learner"):
         idle.check(recipes.parse({"placement": {"shard_base": True}}))
+
+
+def test_what_a_base_in_mxfp4_costs_and_cannot_have() -> None:
+    """The learner holds it at 16 bits, in main memory too while it loads; the sampler as it is. No adapters over it on CPUs."""
+    file, c = PRODUCTION / "gpt_oss_20b_8gpu.yaml", config("gpt-oss-20b")
+    made = planned(file)
+    parts = {one.actor.name: {x.name: x.bytes for x in one.actor.device} for one in made.placed}
+    p = made.subject.parameters
+    assert parts["learner 1"]["base, unpacked from MXFP4"] == 2 * p.total > 3 * parts["sampler 1"]["base"]
+    (loading,) = (x.bytes for x in made.placed[0].actor.host if x.name == "base while it is loaded")
+    assert loading == 2 * p.total
+    recipe = recipes.load(file, ["placement.shard_base=true", "sampler.routes=true"])
+    lines = " ".join(capability.missing(recipe, c))
+    assert "split over learners" in lines and "several caches" in lines and "CPU" not in lines
+    (line,) = capability.missing(recipes.parse({}), c)
+    assert "MXFP4 on a CPU" in line
+    del c.quantization_config
+    assert capability.missing(recipes.parse({}), c) == []
 
 
 def test_256k_tokens_can_be_planned() -> None:

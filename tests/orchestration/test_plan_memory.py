@@ -21,6 +21,7 @@ CASES = {c.name: replace(c, config=c.config | TINY, sequences=4, length=128) for
         "Qwen3-MoE, bfloat16",
         "OLMoE",
         "Mixtral",
+        "gpt-oss",
         "DeepSeek-V3",
         "Qwen3-MoE, layers run again",
         "DeepSeek-V3, layers run again",

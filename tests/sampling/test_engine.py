@@ -26,7 +26,13 @@ def drain(sampler, requests, client=""):
 
 @pytest.mark.parametrize(
     "family,dtype,bound",
-    [("qwen3_moe", "float32", 1e-5), ("olmoe", "float32", 1e-5), ("mixtral", "float32", 1e-5), ("qwen3_moe", "bfloat16", 2e-2)],
+    [
+        ("qwen3_moe", "float32", 1e-5),
+        ("olmoe", "float32", 1e-5),
+        ("mixtral", "float32", 1e-5),
+        ("gpt_oss", "float32", 1e-5),  # sinks, a window, biases, a clamped gate
+        ("qwen3_moe", "bfloat16", 2e-2),
+    ],
 )
 def test_scores_are_those_of_transformers_and_peft(setups, family, dtype, bound):
     s = setups(family, dtype)

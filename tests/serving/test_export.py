@@ -10,13 +10,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from frontier_tune.cli.main import main
 from frontier_tune.contracts import BadInput, GateFailed
 from frontier_tune.governance.digests import tree, tree_digest
 from frontier_tune.serving import export as serving
 from frontier_tune.serving.export import export
+from tests.mxfp4 import quantize
 
 
 def make_base(path: Path, hidden: int = 64, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
@@ -87,6 +88,36 @@ def test_merged_copy_computes_what_base_plus_adapter_compute(base: Path, adapter
     assert (tmp_path / "out/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     assert {p.suffix for p in (tmp_path / "out").iterdir()} <= {".json", ".safetensors", ".jinja"}
     assert [p.name for p in tmp_path.iterdir()] == ["out"], "no working directory is left"
+
+
+@pytest.mark.parametrize("kind", ["float32", "mxfp4"])
+def test_gpt_oss_goes_out_in_every_layout(tmp_path: Path, kind: str) -> None:
+    """Sinks, biases, transposed experts; of a base in MXFP4 the merged copy is bfloat16, and says nothing of MXFP4 any more."""
+    torch.manual_seed(0)
+    config = GptOssConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=32, num_local_experts=6, num_experts_per_tok=2, sliding_window=8, max_position_embeddings=256,
+        initializer_range=0.05, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    base = tmp_path / "base"
+    GptOssForCausalLM(config).save_pretrained(base)
+    if kind == "mxfp4":
+        quantize(base, tmp_path / "packed")
+        base = tmp_path / "packed"
+    adapter = make_adapter(tmp_path / "adapter", base, 0.1)
+    export(adapter, "peft", tmp_path / "peft", base)
+    there = load_file(adapter / "adapter_model.safetensors")
+    assert all(t.equal(there[n]) for n, t in load_file(tmp_path / "peft/adapter_model.safetensors").items())
+    done = export(adapter, "merged", tmp_path / "merged", base)
+    assert done.gap is not None and done.gap < (1e-5 if kind == "float32" else 3e-2)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").eval()
+    assert merged.dtype == (torch.float32 if kind == "float32" else torch.bfloat16)
+    assert getattr(merged.config, "quantization_config", None) is None
+    dtype = torch.float32 if kind == "float32" else torch.bfloat16
+    stock = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, experts_implementation="eager")
+    want = log_probabilities(PeftModel.from_pretrained(stock, str(tmp_path / "peft")).eval()).float()
+    gap = (log_probabilities(merged).float() - want).abs()
+    assert gap.mean() < (1e-5 if kind == "float32" else 5e-2)
 
 
 def test_adapter_copy_loads_in_stock_peft(base: Path, adapter: Path, tmp_path: Path) -> None:

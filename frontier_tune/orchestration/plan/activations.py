@@ -69,7 +69,12 @@ def _lora_inputs(s: Setting, widths: dict[str, int]) -> int:
     return _FLOAT * (inputs + s.rank * len(found))
 
 
-def attention_row(z: Sizes, s: Setting, first: bool) -> dict[str, int]:
+def _extra(z: Sizes) -> int:
+    """By how much a head is widened where its sink is a key (learning.sinks)."""
+    return 8 if z.model_type == "gpt_oss" else 0
+
+
+def attention_row(z: Sizes, s: Setting, first: bool, windowed: bool = False) -> dict[str, int]:
     """Bytes a row of one layer's attention, norms before it included. The first layer's input takes no gradient."""
     b = BYTES[s.dtype]
     norms = 0 if first else _norm(s, z.hidden)
@@ -89,12 +94,15 @@ def attention_row(z: Sizes, s: Setting, first: bool) -> dict[str, int]:
             else:
                 roots = z.heads + z.kv_heads if z.model_type == "qwen3_moe" else 2
                 norms += _FLOAT * (z.query + z.key_value + roots)
+    blocks = windowed or s.device != "cpu"  # of their own; and the output once more, in rows
     if grad:
-        inner = b * (2 * z.query + 2 * z.key_value) + _FLOAT * z.heads
-        if s.device != "cpu":  # blocks of their own, and the output once more in rows
+        more = _extra(z) if blocks else 0
+        keys = 2 if windowed else 1  # of each block its own keys, and the window before it
+        inner = b * (2 * (z.query + more * z.heads) + 2 * keys * (z.key_value + more * z.kv_heads)) + _FLOAT * z.heads
+        if blocks and not windowed:
             inner += b * z.query
     out = {"o_proj": z.heads * z.value_head}
-    shared = s.exact and grad and z.value_head == z.head  # o_proj's input is attention's output itself
+    shared = s.exact and grad and z.value_head == z.head and not blocks  # o_proj's input is attention's output itself
     projections += _lora_inputs(s, out) - (_FLOAT * out["o_proj"] if shared and "o_proj" in s.projections else 0)
     return {"norms": norms, "attention": inner, "projections": projections}
 
@@ -105,7 +113,7 @@ def moe_row(z: Sizes, s: Setting) -> dict[str, int]:
     router = _FLOAT * e + _INDEX * k + (_FLOAT * (1 + k) if z.normalised_weights else 0)
     if z.model_type == "deepseek_v3":  # sigmoid scores, groups and their mask
         router = _FLOAT * e + _INDEX * (2 * z.groups[0] + z.groups[1]) + e + _INDEX * k + _FLOAT * (1 + k)
-    weight = _FLOAT if z.model_type in ("deepseek_v3", "mixtral") else b
+    weight = _FLOAT if z.model_type in ("deepseek_v3", "mixtral", "gpt_oss") else b
     wide, hidden = z.moe.expert_width, z.hidden
     if s.experts:
         order = _INDEX + _FLOAT if native_experts(z, s) else 2 * _INDEX
@@ -120,7 +128,7 @@ def moe_row(z: Sizes, s: Setting) -> dict[str, int]:
 def native_experts(z: Sizes, s: Setting) -> bool:
     """Whether the native kernel trains the expert adapters: as learning's own question, ``experts.lora_experts._native``."""
     small = z.hidden % 16 == 0 and z.hidden * z.moe.expert_width <= 1 << 17
-    return s.experts and s.exact and s.device == "cpu" and small
+    return s.experts and s.exact and s.device == "cpu" and small and z.model_type != "gpt_oss"
 
 
 def _padding(z: Sizes, s: Setting, rows: int) -> int:
@@ -159,7 +167,9 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False)
     t, m = batch.rows, batch.predicting
     b, h, depth = BYTES[s.dtype], z.hidden, z.moe.depth
     kept: dict[str, int] = {}
-    total = _add(kept, {"positions and indices": t * 5 * _INDEX + 2 * t * b * (z.latent[2] if z.latent else z.head)})
+    angles = z.latent[2] if z.latent else z.head // 2 if z.model_type == "gpt_oss" else z.head
+    total = _add(kept, {"positions and indices": t * 5 * _INDEX + 2 * t * b * angles})
+    total += _add(kept, {"masks of windows": sum(2 * w * t * b * z.heads // z.kv_heads for w in _short(z, t))})
     before, after = [], []  # kept when a layer's attention is done, and when the layer is
     for layer in range(depth):
         attention, rest = _layer(z, s, batch, layer)
@@ -185,7 +195,7 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False)
         rows = m if layer == depth - 1 else t
         done = (depth - 1 - layer) * whole // depth  # of the layers behind, whose gradient is there
         forward, backward = _experts(z, s, rows) if layer in z.moe.layers else (0, 3 * rows * z.dense_width * b)
-        into, back = _attention(z, s, t)
+        into, back = _attention(z, s, t, z.windows[layer] in _short(z, t))
         gradients = 2 * rows + (0 if s.checkpointing and layer < depth - 1 else t)
         moments |= {
             f"experts of the {name} layer, forward": after[layer] + forward + (rows + t) * h * b,
@@ -209,15 +219,22 @@ def _experts(z: Sizes, s: Setting, rows: int) -> tuple[int, int]:
     b, routes = BYTES[s.dtype], rows * z.moe.top_k
     of_one = min(routes, 2 * routes // z.moe.num_experts)
     h, i = z.hidden, z.moe.expert_width
+    if z.model_type == "gpt_oss":  # its gate's parts are tensors of their own
+        return b * (routes * h + of_one * 3 * i), b * (routes * h + of_one * (9 * i + 2 * h))
     if native_experts(z, s):
         return b * routes * h, b * routes * h
     return b * (routes * h + of_one * i), b * (routes * h + of_one * (4 * i + 2 * h))
 
 
-def _attention(z: Sizes, s: Setting, rows: int) -> tuple[int, int]:
+def _short(z: Sizes, rows: int) -> set[int]:
+    """The windows that are shorter than a sequence, which may have all ``rows``."""
+    return {w for w in z.windows if w is not None and w < rows}
+
+
+def _attention(z: Sizes, s: Setting, rows: int, windowed: bool) -> tuple[int, int]:
     """Alive besides in forward and in backward. The native kernel reads rows where they lie; others take padded blocks."""
     b, q, kv = BYTES[s.dtype], z.query, z.key_value
-    native = s.exact and s.device == "cpu" and z.head % 8 == 0 and z.head <= 256
+    native = not windowed and s.exact and s.device == "cpu" and z.head % 8 == 0 and z.head <= 256
     into = 0 if native else 4 * q + 2 * kv
     back = 2 * q + 2 * kv if native else 8 * q + 6 * kv if s.device == "cpu" else 4 * q + 4 * kv
     if z.latent is not None:  # queries and expanded keys before they are put together, and, for the kernel, in rows
@@ -229,7 +246,7 @@ def _attention(z: Sizes, s: Setting, rows: int) -> tuple[int, int]:
 def _layer(z: Sizes, s: Setting, batch: Batch, layer: int) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes that a layer's attention keeps, and the rest of it. The last layer's experts see the predicting rows alone."""
     rows = batch.predicting if layer == z.moe.depth - 1 else batch.rows
-    attention = _times(attention_row(z, s, layer == 0), batch.rows)
+    attention = _times(attention_row(z, s, layer == 0, z.windows[layer] in _short(z, batch.rows)), batch.rows)
     moe = layer in z.moe.layers
     per_row = moe_row(z, s) if moe else dense_row(z, s)
     norms = per_row.pop("norms")

@@ -12,6 +12,7 @@ from frontier_tune.orchestration.plan.sizes import (
     Parameters,
     Sizes,
     adapter_parameters,
+    quantization,
     router_parameters,
     weight_bytes,
 )
@@ -95,7 +96,7 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
     found = learner_need(s, device, learners)
     beyond = max(0, found.peak - s.adapter * 4)  # the gradient is in the row before, whether it is there at the peak or not
     parts = [
-        Part("base", base, "placement.shard_base" if learners > 1 else "learner.dtype"),
+        Part(_held(s), base, "placement.shard_base" if learners > 1 else "learner.dtype"),
         Part("adapter, gradient, two moments", s.adapter * 4 * 4, "adapter.rank"),
         *([Part("state to go back to", s.adapter * 4 * 3, "learner.rollbacks")] if r.learner.rollbacks else []),
         # Those of eager layers: what compiled ones keep is torch's choice, which it makes when it compiles them.
@@ -110,6 +111,11 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
         critic = (width * width + 2 * width + 1) * 4 * 4 + 2 * 4 * width * microbatch(r, s.work, learners)
         parts.append(Part("critic", critic, "algorithm.name"))
     return parts
+
+
+def _held(s: Subject) -> str:
+    """What the learner's base is called: of a quantized checkpoint it holds the numbers unpacked (experts.quantized)."""
+    return "base, unpacked from MXFP4" if quantization(s.config) == "mxfp4" else "base"
 
 
 def kept_by_one(p: Parameters, learners: int) -> int:
@@ -205,7 +211,9 @@ def crew(s: Subject, device: str) -> list[Actor]:
             context = Part(
                 "CUDA context" + (", NCCL" if p.learners > 1 else ""), CUDA_CONTEXT + NCCL * (p.learners > 1), "", False
             )
-            out.append(Actor(_numbered("learner", n, p.learners), 1, (*parts, context), (process,)))
+            # transformers puts a base together in main memory, from where it goes to the GPU; a split one is read slice by slice
+            loading = [] if p.shard_base else [Part("base while it is loaded", parts[0].bytes, "learner.dtype")]
+            out.append(Actor(_numbered("learner", n, p.learners), 1, (*parts, context), (*loading, process)))
         else:
             out.append(Actor(_numbered("learner", n, p.learners), 0, (), (*parts, process)))
     for n in range(p.samplers):

@@ -42,14 +42,20 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
 
 
 def _of_the_base(recipe: Recipe, config: Any) -> list[str]:
-    out, longest = [], recipe.sampler.max_model_len
-    kind = getattr(config, "model_type", None)
-    if kind == "gpt_oss":
-        out.append("training gpt-oss: the learner's attention has no sinks, and its experts no biases (base)")
-    elif any(w is not None and w < longest for w in windows(config)):
-        out.append(f"training with attention windows shorter than {longest} tokens (sampler.max_model_len)")
-    if method := quantization(config):
-        out.append(f"training on weights quantized by {method}: the learner takes unquantized ones (base)")
+    out, r = [], recipe.sampler
+    shortest = min((w for w in windows(config) if w is not None), default=r.max_model_len)
+    if shortest < r.max_model_len and (r.routes or recipe.algorithm.replay == "sampler"):
+        out.append("routes kept by the sampler, of a base with attention windows: it has several caches (sampler.routes)")
+    method, p = quantization(config), recipe.placement
+    if method == "mxfp4":
+        if p.shard_base:
+            out.append("a base in MXFP4, split over learners: it is unpacked whole (placement.shard_base)")
+        if not (p.gpus_per_node or machine.gpus()):
+            out.append(
+                "adapters over a base in MXFP4 on a CPU: vLLM's kernels there take none; with unpacked weights they do (base)"
+            )
+    elif method:
+        out.append(f"training on weights quantized by {method}: the learner takes MXFP4 and unquantized ones (base)")
     return out
 
 

@@ -79,12 +79,10 @@ def count_parameters(config: Any) -> tuple[int, int, int]:
 
 def quantization(config: Any) -> str | None:
     """How a checkpoint's weights are quantized: 'mxfp4', 'fp8', or None. Raises BadInput for a method that can't be planned."""
-    found = getattr(config, "quantization_config", None)
-    if not found:
-        return None
-    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
-    method = str(getattr(method, "value", method))
-    if method not in ("mxfp4", "fp8"):
+    from frontier_tune.experts import quantized
+
+    method = quantized.method(config)
+    if method not in (None, "mxfp4", "fp8"):
         raise BadInput(f"base: its weights are quantized by '{method}'; mxfp4, fp8 and unquantized ones can be planned")
     return method
 
@@ -185,7 +183,7 @@ def sizes(config: Any) -> Sizes:
         latent,
         dense,
         shared,
-        kind == "mixtral" or bool(getattr(config, "norm_topk_prob", False)),
+        kind in ("mixtral", "gpt_oss") or bool(getattr(config, "norm_topk_prob", False)),
         (int(getattr(config, "n_group", None) or 1), int(getattr(config, "topk_group", None) or 1)),
         windows(config),
     )
