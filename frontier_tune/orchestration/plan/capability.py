@@ -31,6 +31,7 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
             "routers that learn, with a split base, a warm start or GPUs: learners hold the base whole, the stages of a warm "
             "start leave routers alone, and samplers on CPUs alone apply an adapter's own",
         ),
+        "learner.compile": (p.shard_base and recipe.learner.compile, "compiled layers of a split base"),
         "placement.episode_actors": (
             p.episode_actors > 1 and recipe.run.deterministic,
             "run.deterministic with several episode actors: what shares a batch in the sampler depends on which was quicker",
