@@ -74,15 +74,15 @@ def build(block: Block, implementation: str) -> Any:
     return experts
 
 
-def with_peft(experts: Any) -> Any:
+def with_peft(experts: Any, rank: int = RANK) -> Any:
     from peft import LoraConfig, get_peft_model
     from torch import nn
 
     holder = nn.Module()
     holder.experts = experts
     config = LoraConfig(
-        r=RANK,
-        lora_alpha=2 * RANK,
+        r=rank,
+        lora_alpha=2 * rank,
         target_modules=[],
         target_parameters=["experts.gate_up_proj", "experts.down_proj"],
         init_lora_weights=False,

@@ -179,9 +179,19 @@ def report(name: str, rows: Sequence[Row], machine: Mapping[str, Any], settings:
     for r in rows:
         bar = "" if r.min is None else f"  at least {r.min:g}: {'holds' if r.ratio >= r.min else 'FAILS'}"
         print(f"{r.case:{width}}  ours {r.ours:9.3f} {r.unit}   {r.baseline_name} {r.baseline:9.3f}   ratio {r.ratio:6.2f}{bar}")
+    _write(path, {"name": name, "rows": [asdict(r) for r in rows], "machine": machine}, {"settings": settings})
+    return all(r.min is None or r.ratio >= r.min for r in rows)
+
+
+def not_run(name: str, reason: str, machine: Mapping[str, Any], settings: Mapping[str, Any], path: Path | None) -> None:
+    """Say that what a benchmark measures is not at hand. Its JSON has no rows, and the reason under ``not run``."""
+    print(f"{name}: not run: {reason}")
+    _write(path, {"name": name, "not run": reason, "rows": [], "machine": machine}, {"settings": settings})
+
+
+def _write(path: Path | None, head: Mapping[str, Any], tail: Mapping[str, Any]) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        document = {"name": name, "rows": [asdict(r) for r in rows], "machine": machine, "commit": commit(), "date": date}
-        path.write_text(json.dumps(document | {"settings": settings}, indent=1, allow_nan=False) + "\n")
-    return all(r.min is None or r.ratio >= r.min for r in rows)
+        document = {**head, "commit": commit(), "date": date, **tail}
+        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")

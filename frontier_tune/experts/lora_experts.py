@@ -14,7 +14,11 @@ neither biases nor that gate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -236,6 +240,28 @@ def _swiglu_backward(z: Tensor, dh: Tensor, w: Tensor) -> tuple[Tensor, Tensor, 
     return h, dz, dweight
 
 
+def _device_kernels(x: Tensor) -> ModuleType | None:
+    """Triton's kernels for the device of x; None on a CPU."""
+    return _verified(x.device, x.dtype) if x.is_cuda else None
+
+
+@functools.cache
+def _verified(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
+    """``grouped.experts``, which gave the formula's results on ``device``; None, and a warning, where it does not."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from frontier_tune.experts.grouped import experts
+
+    if dtype not in experts.TOLERANCE:
+        return None
+    try:
+        experts.verify(device, dtype)
+    except experts.KernelRefused as e:
+        warnings.warn(f"{e}; they are not used, and torch's path runs instead", RuntimeWarning, stacklevel=2)
+        return None
+    return experts
+
+
 def _combine(row_TK: Tensor, rows_SH: Tensor, weight_TK: Tensor | None = None) -> Tensor:
     """Sum (weighted) of each token's K rows: [T, H]. One fused gather-and-add; deterministic, unlike index_add on CUDA."""
     if row_TK.numel() == 0:
@@ -273,6 +299,8 @@ def swiglu_experts(
         return _SwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2, *more)
     if _native(x_TH, weight_TK, gate_up, down):
         return _NativeSwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
+    if (grouped := _device_kernels(x_TH)) is not None and grouped.takes(x_TH, gate_up, down, a1, a2):
+        return grouped.swiglu_experts(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
     return _SwiGLUExperts.apply(x_TH, expert_TK, weight_TK, gate_up, down, a1, b1, s1, a2, b2, s2)
 
 
@@ -355,26 +383,3 @@ def install(model: nn.Module) -> int:
     if not outermost:
         raise BadInput("adapter.experts: no expert parameters matched the LoRA targets; is the base a mixture of experts?")
     return len(outermost)
-
-
-class _PlainForward:
-    """The replaced ``forward`` of a module of experts without adapters, whose own weights learn."""
-
-    def __init__(self, experts: Any) -> None:
-        self.experts = experts
-
-    def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        experts = self.experts
-        return swiglu_experts(hidden_states, top_k_index, top_k_weights, experts.gate_up_proj, experts.down_proj)
-
-
-def install_plain(modules: Mapping[str, nn.Module]) -> None:
-    """Run modules of experts, by name, through ``swiglu_experts`` without adapters: the weights' own gradients come back.
-
-    Raises:
-        BadInput: one has another layout.
-    """
-    for name, experts in modules.items():
-        if reason := _why_not(experts):
-            raise BadInput(f"{name}: full fine-tuning of these experts is not supported, because {reason}")
-        experts.forward = _PlainForward(experts)

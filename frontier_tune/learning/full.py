@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput
-from frontier_tune.experts import canonical, families, lora_experts, whole
+from frontier_tune.experts import canonical, families, plain_experts, whole
 from frontier_tune.learning.base_weights import BaseWeights
 from frontier_tune.learning.model import Policy, without_bars
 
@@ -51,7 +51,7 @@ class FullPolicy(Policy):
         whole.require_family(causal.config)
         path, layers = families.family_of(causal.config).experts, families.moe_shape(causal.config).layers
         self._experts = {f"model.layers.{i}.{path}": causal.get_submodule(f"model.layers.{i}.{path}") for i in layers}
-        lora_experts.install_plain(self._experts)
+        plain_experts.install(self._experts)
         causal.requires_grad_(True)
         model: nn.Module = causal
         return model

@@ -111,9 +111,17 @@ class _LoRALinear(torch.autograd.Function):
         return dx, None, torch.mm(dxa.t(), x), torch.mm(xa.t(), dy).mul_(ctx.s).t(), None
 
 
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The rotation as a formula, for a compiler to make one kernel of."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
     """transformers' ``apply_rotary_pos_emb``: q, k [N, heads, T, D], cos and sin [N, T, D]."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    if torch.compiler.is_compiling():
+        return _turned(q, cos, sin), _turned(k, cos, sin)
     return _Rotary.apply(q, cos, sin), _Rotary.apply(k, cos, sin)
 
 

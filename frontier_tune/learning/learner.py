@@ -18,7 +18,7 @@ from frontier_tune.algorithms.batch import Tokens, Totals
 from frontier_tune.contracts import Trajectory
 from frontier_tune.experts import canonical
 from frontier_tune.experts.routing.replay import Replay
-from frontier_tune.learning import checkpoint, expert_usage
+from frontier_tune.learning import checkpoint, compiled, expert_usage
 from frontier_tune.learning.batch import Batch, Sample, samples
 from frontier_tune.learning.credit import credited
 from frontier_tune.learning.critic import Critic
@@ -82,6 +82,7 @@ class Learner:
         if self.algorithm.has_critic:
             rate = getattr(self.algorithm, "critic_learning_rate", recipe.learner.learning_rate)
             self.critic = Critic(self.policy, rate, recipe.learner.max_grad_norm, self.seed, self.device)
+        self.compiled = compiled.install(self.policy._backbone, mesh is not None) if recipe.learner.compile else None
         self.replayer: Replayer | None = None
         if recipe.algorithm.replay != "none" or recipe.sampler.routes:
             replay = Replay(self.policy.model, self.policy.config, self.policy.last_rows)
@@ -140,8 +141,8 @@ class Learner:
             ``route_flips_layer`` (the same of tokens and layers), ``kl_sampler_flipped`` and ``kl_sampler_kept`` (of tokens
             with and without a flip); counts ``tokens`` (sampled), ``tokens_all``, ``rows`` (computed), ``sequences``,
             ``sequences_skipped``, ``updates``; ``bad_updates`` and ``rollbacks`` of the run so far; ``seconds_pack``,
-            ``seconds_forward``, ``seconds_backward``, ``seconds_optimizer``; ``router_change`` where routers learn. None that is
-            not finite.
+            ``seconds_forward``, ``seconds_backward``, ``seconds_optimizer``; ``router_change`` where routers
+            learn; ``graphs_compiled``, ``compile_seconds`` (part of the others) with learner.compile. None that is not finite.
 
         Raises:
             ValueError: a malformed trajectory.
@@ -158,6 +159,7 @@ class Learner:
             self.guard.failed(str(e))
             self.steps += 1
             metrics = {"updates": 0} | self._counts()
+        metrics |= self.compiled.metrics() if self.compiled else {}
         metrics |= {f"seconds_{phase}": seconds for phase, seconds in self.passes.seconds.items()}
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 

@@ -25,7 +25,7 @@ from frontier_tune.experts.routing import trainer
 Remember = Callable[[], Callable[[], AbstractContextManager[None]]]
 
 
-class _LayerForward:
+class LayerForward:
     """The replaced ``forward`` of a decoder layer."""
 
     def __init__(self, layer: nn.Module, remember: Remember) -> None:
@@ -56,7 +56,7 @@ class _LayerForward:
 class _Run:
     """One run of a layer, and the same again at every later call."""
 
-    def __init__(self, layer: _LayerForward, others: dict[str, Any]) -> None:
+    def __init__(self, layer: LayerForward, others: dict[str, Any]) -> None:
         self.layer, self.others = layer, others
         self.again = layer.remember()
         self.routes: list[list[Tensor]] = [[] for _ in layer.routers]
@@ -76,4 +76,4 @@ def install(backbone: nn.Module, remember: Remember) -> None:
     ``remember()`` is called when a layer is run, and what it gives when that layer is run again, around it.
     """
     for layer in backbone.layers:
-        layer.forward = _LayerForward(layer, remember)
+        layer.forward = LayerForward(layer, remember)

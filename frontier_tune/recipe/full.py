@@ -41,5 +41,8 @@ def conflicts(recipe: Recipe) -> list[str]:
         "learner.dtype: weights are their own masters, in float32; take bfloat16 out (sampler.dtype may be bfloat16)": (
             recipe.learner.dtype != "float32"
         ),
+        "learner.compile: it was made for layers that are frozen, and was not tried with others; take it out": (
+            recipe.learner.compile
+        ),
     }
     return [f"{line} (learner.trainable is all)" for line, wanted in asked.items() if wanted]

@@ -65,6 +65,7 @@ class Learner(Section):
     rollbacks: int = Field(1, ge=0, description="Times that a run may go back after three updates in a row that are not finite")
     tokens_per_microbatch: int = Field(8192, ge=64)
     activation_checkpointing: bool = Field(False, description="Keep a layer's input alone, compute the rest again in backward")
+    compile: bool = Field(False, description="torch.compile of decoder layers; it does not pay on a CPU: docs/algorithms.md")
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(2, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -302,3 +302,13 @@ def test_config_class_is_what_the_learner_meets() -> None:
     experts = tiny("qwen3_moe").model.layers[0].mlp.experts
     assert isinstance(tiny("qwen3_moe").config, Qwen3MoeConfig)
     assert experts.gate_up_proj.shape == (5, 40, 32) and experts.down_proj.shape == (5, 32, 20)
+
+
+def test_on_a_cpu_no_gpu_kernel_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a CPU has kernels of its own")
+
+    monkeypatch.setattr(lora_experts, "_verified", never)
+    x, pick, weight, gate_up, down, lora = (t.float() if isinstance(t, Tensor) else t for t in make(8, 4, 3, 2, 5, 3, 2))
+    out = swiglu_experts(x, pick.long(), weight, gate_up, down, (*(t.float() for t in lora[:2]), 1.0), None)
+    assert out.isfinite().all()

@@ -206,6 +206,7 @@ def test_a_canary_and_another_model_are_scored_and_leave_no_trace(bases, full, w
         (["placement.learners=2"], "placement.learners"),
         (["placement.samplers=2"], "placement.samplers"),
         (["learner.dtype=bfloat16"], "learner.dtype"),
+        (["learner.compile=true"], "learner.compile"),
     ],
 )
 def test_what_it_does_not_go_with_is_refused_where_the_recipe_is_read(full, asked: list[str], said: str) -> None:

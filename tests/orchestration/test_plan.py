@@ -246,6 +246,18 @@ def test_a_head_in_float32_is_a_copy_of_the_output_embedding(tmp_path: Path) -> 
     assert "output embedding in float32" not in exact
 
 
+def test_compiled_layers_are_said_with_what_is_not_known_of_them(tmp_path: Path) -> None:
+    said = []
+    for flag in (False, True):
+        recipe = recipes.parse({"learner": {"compile": flag}})
+        made = plan.make(recipe, tiny.config(), tmp_path, "x")
+        said.append(plan.describe(made, recipe, {"training": 1}))
+        (learner,) = (one.actor for one in made.placed if one.actor.name == "learner")
+        parts = {part.name: part for part in learner.host}
+        assert parts["activations of a micro-batch"].exact is not flag and ("process, torch.compile" in parts) is flag
+    assert "compile " not in said[0] and "when they first run" in said[1]
+
+
 def test_stated_speeds_make_the_time_and_overlap_shortens_it() -> None:
     placed = {"sampler_tokens_per_second": 1000, "learner_tokens_per_second": 2000}
     section = {"groups_per_step": 10, "group_size": 10}

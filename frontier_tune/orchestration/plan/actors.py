@@ -29,7 +29,9 @@ CUDA_CONTEXT, NCCL = 700 * MIB, 400 * MIB
 # Of the learner on a CPU in bfloat16, measured by benchmarks/plan_memory.py: oneDNN compiles a kernel for every shape of matrix
 # that an expert happens to get, and keeps a thousand of them.
 ONEDNN_KERNELS = 850 * MIB
-# Of the same, where large pieces go back to the system at once.
+# Of the learner with learner.compile, measured by benchmarks/learner_compile.py: torch's compiler and what it keeps.
+COMPILER = 150 * MIB
+# Of the learner, where large pieces go back to the system at once.
 SMALL_PIECES = 32 * MIB
 TRAJECTORY_BYTES_PER_TOKEN = 40  # token, mask, log-probability, version as Python lists, in three processes at times
 _BATCHED_TOKENS = 4096  # sampling.backend: tokens of one forward of the engine, at least
@@ -104,7 +106,9 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
             "learner.trainable" if whole else "adapter.rank",
         ),
         *([Part("state to go back to", s.adapter * 4 * 3, "learner.rollbacks")] if r.learner.rollbacks else []),
-        Part("activations of a micro-batch", beyond, "learner.tokens_per_microbatch", exact=not whole),
+        # Those of eager layers: what compiled ones keep is torch's choice, which it makes when it compiles them. Where all
+        # weights learn an estimate.
+        Part("activations of a micro-batch", beyond, "learner.tokens_per_microbatch", exact=not (r.learner.compile or whole)),
     ]
     if whole:
         parts.append(Part("weights on their way to the sampler", handover_bytes(s), "sampler.dtype", exact=False))
@@ -228,7 +232,8 @@ def crew(s: Subject, device: str) -> list[Actor]:
     out = []
     for n in range(p.learners):
         parts = learner_parts(s, learns_on, p.learners, p.shard_base)
-        process = Part("process", LEARNER, "", exact=False)
+        compiler = s.recipe.learner.compile
+        process = Part("process" + (", torch.compile" if compiler else ""), LEARNER + COMPILER * compiler, "", exact=False)
         if learns_on != "cpu":
             context = Part(
                 "CUDA context" + (", NCCL" if p.learners > 1 else ""), CUDA_CONTEXT + NCCL * (p.learners > 1), "", False

@@ -36,6 +36,7 @@ def missing(recipe: Recipe, config: Any) -> list[str]:
             full.whole(recipe) and bool(p.gpus_per_node or machine.gpus()),
             "all weights trained with GPUs: samplers on CPUs alone take whole models",
         ),
+        "learner.compile": (p.shard_base and recipe.learner.compile, "compiled layers of a split base"),
         "placement.episode_actors": (
             p.episode_actors > 1 and recipe.run.deterministic,
             "run.deterministic with several episode actors: what shares a batch in the sampler depends on which was quicker",

@@ -18,6 +18,11 @@ def describe(plan: Plan, recipe: Recipe, tasks: dict[str, int]) -> str:
     lines = ["tasks      " + ", ".join(f"{n:,} {k}" for k, n in tasks.items()), *_step(plan, recipe), *_base(plan)]
     lines += _gpu_memory(plan, recipe) if plan.on_gpus else _memory(plan)
     lines += [f"disk       about {size(plan.disk_total)}:", *(f"             {size(v):>9}  {k}" for k, v in plan.disk.items())]
+    if recipe.learner.compile:
+        lines.append(
+            "compile    the learner's decoder layers, when they first run: half a minute or more of the first steps, not in the "
+            "time below; their activations are planned as those of eager layers"
+        )
     lines += [_time(plan, recipe)]
     lines += _here(recipe, machine.gpus())
     if plan.missing:
