@@ -165,6 +165,50 @@ def test_the_gate_passes_what_is_right_and_remembers_it(monkeypatch: pytest.Monk
     lora_experts._verified.cache_clear()
 
 
+def test_the_gate_opens_within_a_layer_that_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's first forward may be a checkpointed one; what the gate compares is none of that layer's tensors."""
+    monkeypatch.setattr(experts, "_CASES", experts._CASES[:1])
+    lora_experts._verified.cache_clear()
+    x = torch.arange(3.0, device=DEVICE).requires_grad_()
+
+    def layer(x: Tensor) -> Tensor:
+        assert lora_experts._verified(x.device, torch.float32) is experts
+        return x * x
+
+    checkpoint(layer, x, use_reentrant=False).sum().backward()
+    lora_experts._verified.cache_clear()
+    assert torch.equal(x.grad, 2 * x.detach())
+
+
+@pytest.mark.parametrize("need", [True, False])
+def test_what_the_tuner_measures_leaves_nothing_in_the_result(
+    monkeypatch: pytest.MonkeyPatch, by_triton: None, need: bool
+) -> None:
+    """It runs the kernel with every width of tiles on the call's own tensors, and wipes ``reset_to_zero`` in between."""
+    tensors, ids = make(8, 6, 3, 2, 8, 40, 2)
+    x, routing, gate_up, down, *lora = (t.float() for t in tensors)
+    leaves = [t.requires_grad_() for t in (*([routing] if need else []), *lora)]
+    launch, kernel = experts._launch, kernels.down_backward_kernel
+    wiped = experts._tuned(kernel, 4).reset_to_zero
+
+    def found() -> tuple[Tensor, ...]:
+        out = lora_experts.swiglu_experts(x, ids, routing, gate_up, down, (*lora[:2], 0.75), (*lora[2:], 3.0))
+        return torch.autograd.grad(out.sum(), leaves)
+
+    def measured(which: object, tiles: int, columns: int, like: Tensor, *arguments: object, **constants: object) -> None:
+        launch(which, tiles, columns, like, *arguments, **constants)
+        if which is kernel:
+            for name in wiped:
+                arguments[kernel.arg_names.index(name)].zero_()
+            kernel[(tiles * triton.cdiv(columns, 32),)](*arguments, BLOCK_N=32, BLOCK_K=16, **constants)
+
+    want = found()
+    monkeypatch.setattr(experts, "_launch", measured)
+    for mine, true in zip(found(), want, strict=True):
+        torch.testing.assert_close(mine, true, atol=1e-4, rtol=1e-5)
+    assert x.abs().max() > 0
+
+
 @triton.jit
 def _unweighted(  # type: ignore[no-untyped-def]
     rows, inverse, offsets, routing, out, E, N, TOP_K: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK_N: tl.constexpr

@@ -38,11 +38,13 @@ class KernelRefused(RuntimeError):
 def _tuned(kernel: Any, bytes_each: int) -> Any:
     """The kernel with its shapes of tiles, the fastest of which is measured once for each size and kept on disk.
 
-    All have the same BLOCK_K, in whose steps a sum is taken.
+    All have the same BLOCK_K, in whose steps a sum is taken. Measuring runs them all on the call's own tensors, and narrower
+    tiles leave more parts of the routing weights' gradient than the chosen ones write over: they are wiped.
     """
     block_k = 64 if bytes_each == 2 else 32
     configs = [triton.Config({"BLOCK_N": n, "BLOCK_K": block_k}, num_warps=w, num_stages=s) for n, w, s in _CONFIGS[kernel]]
-    return triton.autotune(configs, key=["K", "N", "E", "BLOCK_M", "BLOCK_R"], cache_results=True)(kernel)
+    key, wiped = ["K", "N", "E", "BLOCK_M", "BLOCK_R"], ["dweight"] if kernel is kernels.down_backward_kernel else None
+    return triton.autotune(configs, key=key, reset_to_zero=wiped, cache_results=True)(kernel)
 
 
 def _launch(kernel: Any, tiles: int, columns: int, like: Tensor, *arguments: Any, **constants: Any) -> None:
@@ -168,7 +170,8 @@ class _GroupedSwiGLUExperts(torch.autograd.Function):
         h = x.new_empty(plan.rows, width) if rank else x
         dz = torch.empty_like(z)
         dha = x.new_empty(plan.rows, rank)
-        parts = x.new_zeros(triton.cdiv(width, _NARROWEST), plan.rows, dtype=torch.float32) if need_routing else x
+        # Its own even where nobody asks for it: the tuner wipes what is given as dweight.
+        parts = x.new_zeros(triton.cdiv(width, _NARROWEST) if need_routing else 0, plan.rows, dtype=torch.float32)
         tiles, constants = plan.tiles(x, rank, most=64)  # its epilogue needs registers of its own
         back = down.transpose(1, 2)
         _launch(
@@ -250,8 +253,12 @@ _NAMES = ("the output", *(f"the gradient of {n}" for n in ("x", "the routing wei
 
 
 def verify(device: torch.device | str, dtype: torch.dtype) -> None:
-    """Raise KernelRefused unless results and all gradients on ``device`` are the formula's in float64, but for rounding."""
-    with torch.inference_mode(False), torch.enable_grad():
+    """Raise KernelRefused unless results and all gradients on ``device`` are the formula's in float64, but for rounding.
+
+    The first to ask may be a layer that is run again in backward: what is compared is kept out of what such a layer keeps.
+    """
+    own = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+    with torch.inference_mode(False), torch.enable_grad(), own:
         for case in _CASES:
             _verify(torch.device(device), dtype, *case)
 
