@@ -77,12 +77,9 @@ class _SwiGLUExperts(torch.autograd.Function):
             if ha_S is not None and a2 is not None and b2 is not None:
                 y.addmm_(torch.mm(h, a2[e].t(), out=ha_S[s]), b2[e], alpha=s2)
         kept = (order_S, row_TK, gate_up_S, xa_S, ha_S, counted_E)
+        # Counts are a tensor, too: where a layer is run again, all that is kept is of that run.
         ctx.save_for_backward(x_TH, weight_TK, gate_up, down, a1, b1, a2, b2, bias1, bias2, *kept)
-        ctx.s1, ctx.s2, ctx.gate = (
-            s1,
-            s2,
-            gate,
-        )  # counts are a tensor, too: where a layer is run again, all that is kept is of that run
+        ctx.s1, ctx.s2, ctx.gate = s1, s2, gate
         return _combine(row_TK, y_S, weight_TK)
 
     @staticmethod
