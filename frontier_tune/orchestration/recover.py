@@ -12,6 +12,7 @@ from frontier_tune.orchestration.handle import ActorDied
 from frontier_tune.orchestration.overlap_source import overlaps
 from frontier_tune.orchestration.preflight import Ready
 from frontier_tune.orchestration.run_dir import RunDir
+from frontier_tune.recipe import full
 
 Note = Callable[[str], None]
 
@@ -45,9 +46,11 @@ def go_back(error: ActorDied, ready: Ready, run: RunDir, crew: Crew, note: Note)
     if at is None:
         roles |= {LEARNER, SAMPLER}
     # A sampler that lives goes on where it serves the version to go on with: a version is never made twice in one sampler. Not
-    # where requests of what is given up may still run in it beside those that come: of a stream, or in lock-step.
+    # where requests of what is given up may still run in it beside those that come: of a stream, in lock-step, or where its only
+    # model is replaced, which it refuses while any is open.
     if SAMPLER not in roles:
-        alone = not overlaps(ready.recipe) and not ready.recipe.run.deterministic
+        r = ready.recipe
+        alone = not (overlaps(r) or r.run.deterministic or (EPISODES in roles and full.whole(r)))
         if not alone or crew.sampler.version() != state.version:
             roles |= {SAMPLER}
     if SAMPLER in roles:

@@ -38,21 +38,23 @@ EVERYBODY = {"sampler", "episodes", "learner"}
 
 
 @pytest.mark.parametrize(
-    ("dead", "saved", "run", "started"),
+    ("dead", "saved", "sections", "started"),
     [
         ({"episodes"}, 3, {}, {"episodes"}),  # the sampler serves the very version to go on with
         ({"episodes"}, 2, {}, {"episodes", "sampler"}),  # version 3 is to be made again
         ({"learner"}, 3, {}, {"learner"}),
         ({"sampler"}, 3, {}, {"sampler", "episodes"}),  # whose episodes would ask the old one
-        ({"episodes"}, 3, {"deterministic": True}, {"episodes", "sampler"}),  # nothing may run beside the next batch
-        ({"episodes"}, 3, {"staleness": 1}, {"episodes", "sampler"}),
+        ({"episodes"}, 3, {"run": {"deterministic": True}}, {"episodes", "sampler"}),  # nothing may run beside the next batch
+        ({"episodes"}, 3, {"run": {"staleness": 1}}, {"episodes", "sampler"}),
+        ({"episodes"}, 3, {"learner": {"trainable": "all"}}, {"episodes", "sampler"}),  # what is open keeps its model in place
+        ({"learner"}, 3, {"learner": {"trainable": "all"}}, {"learner"}),
         ({"episodes"}, None, {}, EVERYBODY),  # no checkpoint: from the beginning
     ],
 )
 def test_as_few_as_possible_are_replaced(
-    tmp_path: Path, dead: set[str], saved: int | None, run: dict[str, Any], started: set[str]
+    tmp_path: Path, dead: set[str], saved: int | None, sections: dict[str, Any], started: set[str]
 ) -> None:
-    recipe, directory, said = recipes.parse({"run": run}), RunDir(tmp_path), list[str]()
+    recipe, directory, said = recipes.parse(sections), RunDir(tmp_path), list[str]()
     if saved is not None:
         state = LoopState(step=saved, version=saved)
         checkpoint.save(directory.checkpoints, state, recipe, lambda d: Path(d, "weights").write_text("w"))
