@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +338,9 @@ def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no_such_model"}')
     with pytest.raises(BadInput, match="transformers"):
         base.read_config(tmp_path)
+
+
+def test_bad_input_does_not_wait_for_torch() -> None:
+    """What is refused before there is anything to plan is refused at once."""
+    code = "import sys, frontier_tune.orchestration.dry_run; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from frontier_tune.experts.whole import ENGINE_ADAPTER
 from frontier_tune.orchestration.plan import activations, cache
 from frontier_tune.orchestration.plan.machine import MIB
 from frontier_tune.orchestration.plan.sizes import (
@@ -95,7 +94,7 @@ def learner_need(s: Subject, device: str, learners: int = 1) -> activations.Need
 def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = False) -> list[Part]:
     """The learner's memory where its model is."""
     r, whole = s.recipe, full.whole(s.recipe)
-    base = (kept_by_one(s.parameters, learners) if sharded else s.parameters.total) * BYTES[r.learner.dtype]
+    base = kept_by_one(s.parameters, learners) * BYTES[r.learner.dtype] if sharded else _whole_base(s)
     found = learner_need(s, device, learners)
     beyond = max(0, found.peak - s.adapter * 4)  # the gradient is in the row before, whether it is there at the peak or not
     parts = [
@@ -121,6 +120,11 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
         critic = (width * width + 2 * width + 1) * 4 * 4 + 2 * 4 * width * microbatch(r, s.work, learners)
         parts.append(Part("critic", critic, "algorithm.name"))
     return parts
+
+
+def _whole_base(s: Subject) -> int:
+    """Bytes of the base as a learner computes with it."""
+    return s.parameters.total * BYTES[s.recipe.learner.dtype]
 
 
 def _held(s: Subject) -> str:
@@ -175,6 +179,8 @@ def _served(s: Subject) -> Subject:
     """As the sampler sees it: for whole models its engine is built with an adapter's smallest place, that nothing fills."""
     if not full.whole(s.recipe):
         return s
+    from frontier_tune.experts.whole import ENGINE_ADAPTER  # imports torch: not before a plan needs it
+
     recipe = s.recipe.model_copy(update={"adapter": ENGINE_ADAPTER})
     return replace(s, recipe=recipe, adapter=adapter_parameters(recipe, s.config))
 
@@ -239,7 +245,7 @@ def crew(s: Subject, device: str) -> list[Actor]:
                 "CUDA context" + (", NCCL" if p.learners > 1 else ""), CUDA_CONTEXT + NCCL * (p.learners > 1), "", False
             )
             # transformers puts a base together in main memory, from where it goes to the GPU; a split one is read slice by slice
-            loading = [] if p.shard_base else [Part("base while it is loaded", parts[0].bytes, "learner.dtype")]
+            loading = [] if p.shard_base else [Part("base while it is loaded", _whole_base(s), "learner.dtype")]
             out.append(Actor(_numbered("learner", n, p.learners), 1, (*parts, context), (*loading, process)))
         else:
             out.append(Actor(_numbered("learner", n, p.learners), 0, (), (*parts, process)))
