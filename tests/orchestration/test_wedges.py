@@ -96,7 +96,7 @@ def test_one_that_hangs_is_named_while_another_works(monkeypatch: pytest.MonkeyP
 
 def test_a_learner_s_step_between_two_looks_hides_nobody_and_makes_nobody_guilty(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wedged_by(monkeypatch, lambda now: 7, away=30.0, drops=True) == "episodes 2"
-    assert wedged_by(monkeypatch, lambda now: int(now / 30), away=30.0) == ""
+    assert wedged_by(monkeypatch, lambda now: int(now / 45), away=30.0) == ""  # not always between two looks
 
 
 def test_the_sampler_s_work_for_others_is_no_progress_of_one_s_own() -> None:
