@@ -68,7 +68,10 @@ def check_files(directory: Path) -> None:
     """Raises BadInput where ``directory`` is no model written by a learner, or a file is not the one that was written."""
     if not (directory / DIGESTS).is_file():
         raise BadInput(f"{directory}: no model that a learner has written ({DIGESTS} is missing)")
-    listed: Mapping[str, str] = json.loads((directory / DIGESTS).read_text())
+    try:
+        listed: Mapping[str, str] = json.loads((directory / DIGESTS).read_text())
+    except ValueError as e:
+        raise BadInput(f"{directory / DIGESTS}: damaged: it is no JSON ({e})") from e
     for name, digest in listed.items():
         if not (directory / name).is_file() or _digest(directory / name) != digest:
             raise BadInput(

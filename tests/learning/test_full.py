@@ -175,6 +175,9 @@ def test_what_is_handed_over_is_a_model_that_transformers_reads(bases, full, sto
     (tmp_path / "v1" / "config.json").write_text("{}")
     with pytest.raises(BadInput, match="config.json: is missing, or not the file that was written"):
         whole.check_files(tmp_path / "v1")
+    (tmp_path / "v1" / whole.DIGESTS).write_text('{"config.json": "')
+    with pytest.raises(BadInput, match="digests.json: damaged"):
+        whole.check_files(tmp_path / "v1")
 
 
 def test_a_canary_and_another_model_are_scored_and_leave_no_trace(bases, full, write_base, tmp_path) -> None:
