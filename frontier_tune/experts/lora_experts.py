@@ -347,7 +347,7 @@ class _ExpertsForward:
         return swiglu_experts(hidden_states, top_k_index, top_k_weights, gate_up, down, *lora, self.gate, biases)
 
 
-def _why_not(experts: nn.Module) -> str:
+def why_not(experts: nn.Module) -> str:
     """Why this experts module can't take the path above as one without biases or a gate of its own; empty if it can."""
     for name in ("gate_up_proj", "down_proj"):
         if getattr(experts, name, None) is None or getattr(experts, name).ndim != 3:
@@ -374,7 +374,7 @@ def install(model: nn.Module) -> int:
     outermost = [(n, m) for n, m in model.named_modules() if isinstance(m, ParamWrapper) and id(m) not in inner]
     for name, wrapper in outermost:
         forward = _ExpertsForward(wrapper)
-        if reason := "" if forward.gate is not None else _why_not(forward.base):
+        if reason := "" if forward.gate is not None else why_not(forward.base):
             raise BadInput(f"{name}: LoRA over these experts is not supported, because {reason}; set adapter.experts to false")
         wrapper.forward = forward
     if not outermost:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from frontier_tune.contracts import BadInput
-from frontier_tune.experts.lora_experts import _why_not, swiglu_experts
+from frontier_tune.experts.lora_experts import swiglu_experts, why_not
 
 
 class _PlainForward:
@@ -29,6 +29,6 @@ def install(modules: Mapping[str, nn.Module]) -> None:
         BadInput: one has another layout.
     """
     for name, experts in modules.items():
-        if reason := _why_not(experts):
+        if reason := why_not(experts):
             raise BadInput(f"{name}: full fine-tuning of these experts is not supported, because {reason}")
         experts.forward = _PlainForward(experts)
