@@ -93,6 +93,8 @@ def write_corpus(seed: int, sizes: Sizes, workers: int = 2) -> Corpus:
                 corpus.sources[source] += 1
                 corpus.questions.update(questions)
                 corpus.choices.update(choices)
+        pool.close()  # workers end by themselves: one that handles SIGTERM may miss it while it waits for work, for good
+        pool.join()
     return corpus
 
 
