@@ -12,6 +12,7 @@ compiled ones.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -71,12 +72,17 @@ def prepare(backbone: nn.Module) -> None:
 def install(backbone: nn.Module, split: bool = False) -> Compiled:
     """Compile every decoder layer of a transformers model without its head; each when it is first run.
 
-    Raises BadInput where the base is ``split`` over learners: hooks put its parameters together around each layer.
+    Raises BadInput where the base is ``split`` over learners (hooks put its parameters together around each layer), and where
+    torch is told to compile nothing, which it does in silence.
     """
+    from torch._dynamo import config
+
     if split:
         raise BadInput(
             "learner.compile: layers of a split base (placement.shard_base) can't be compiled; set one of them to false"
         )
+    if config.disable or os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        raise BadInput("learner.compile: TORCHDYNAMO_DISABLE is set in the environment, so torch compiles nothing; unset it")
     prepare(backbone)
     compiled: dict[type[nn.Module], Callable[..., Any]] = {}
     for layer in backbone.layers:
@@ -89,7 +95,6 @@ def install(backbone: nn.Module, split: bool = False) -> Compiled:
         else:
             layer.forward = forward
     stock = backbone.forward
-    from torch._dynamo import config
 
     def within_the_limit(*args: Any, **kwargs: Any) -> Any:
         with config.patch(recompile_limit=LIMIT, fail_on_recompile_limit_hit=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ from frontier_tune.learning.packing import Packed
 from frontier_tune.recipe import Adapter
 
 ROUTER = ".modules_to_save.default."  # in the name of a trained router's weight: PEFT's copy beside the base's own
+# transformers ties no weights while it loads, by a patch of its class: two threads at once would leave that so for good.
+_LOADING = threading.Lock()
 
 
 class Policy:
@@ -214,7 +217,7 @@ def without_bars() -> Iterator[None]:
 
 def _load_base(base_dir: str, dtype: torch.dtype) -> nn.Module:
     packed = quantized.unpacked(_config(base_dir))
-    with without_bars():
+    with _LOADING, without_bars():
         model, info = AutoModelForCausalLM.from_pretrained(
             base_dir, dtype=dtype, attn_implementation=attention.NAME, local_files_only=True, output_loading_info=True, **packed
         )

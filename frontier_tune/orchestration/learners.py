@@ -196,6 +196,10 @@ class LearnerGroup(LearnerActor):
         self._agree()
         super().save_adapter(directory)
 
+    def save_model(self, directory: str) -> None:
+        self._agree()
+        super().save_model(directory)
+
     def save(self, directory: str) -> None:
         self._agree()
         super().save(directory)

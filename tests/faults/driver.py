@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from frontier_tune import recipe as recipes
@@ -31,8 +32,9 @@ def ready_of(root: Path, recipe: recipes.Recipe) -> Ready:
     openings = [list(range(1, 60))]
     train, heldout = tasks("train", 0, env.train_tasks), tasks("heldout", 5000, env.heldout_tasks)
     missing: Any = None
+    plan: Any = SimpleNamespace(checkpoint_bytes=0)
     (root / "base").mkdir(exist_ok=True)
-    return Ready(recipe, "faults", root, root / "base", missing, env.options, missing, train, heldout, [], [], openings)
+    return Ready(recipe, "faults", root, root / "base", missing, env.options, plan, train, heldout, [], [], openings)
 
 
 def main(root: Path, home: Path, slow: dict[str, float]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +16,16 @@ from frontier_tune.orchestration.plan import missing
 from tests.learning.test_recompute import gradient, perturbed
 
 COMPILE = "learner.compile=true"
+
+
+@pytest.fixture(autouse=True)
+def compiling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The sampler's settings (sampling.environment), which tests of engines make in this process, switch it off."""
+    from torch._dynamo import config
+
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    with config.patch(disable=False):
+        yield
 
 
 def close(got: dict[str, Any], want: dict[str, Any]) -> None:
@@ -55,6 +66,12 @@ def test_more_graphs_than_are_allowed_stop_the_learner(bases, recipe, episodes, 
     learner = Learner(bases(), recipe(COMPILE, "adapter.experts=false"))
     with pytest.raises(Exception, match="recompile_limit"):
         learner.update(*episodes())
+
+
+def test_what_is_switched_off_is_said(bases, recipe, monkeypatch) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    with pytest.raises(BadInput, match="TORCHDYNAMO_DISABLE"):
+        Learner(bases(), recipe(COMPILE))
 
 
 def test_a_split_base_is_refused(bases, recipe) -> None:
