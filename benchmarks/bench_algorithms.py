@@ -1,12 +1,14 @@
 """Every algorithm on the workbook workflow from the nano base, with the main job's budget of sampled tokens, three seeds each.
 
 In slices: each run (an algorithm and a seed) is one, finished ones are read and not run again, an interrupted one is resumed. All
-runs lie under one directory; stop whenever you like and start again. Runs of another commit are told apart in the result.
+runs lie under one directory; stop whenever you like and start again. The result names the commit of each. With ``--with PATH``,
+the runs that an earlier result tells of count as made, so that a table may be filled on several machines.
 
     make bench-algorithms                                       # all slices that are missing, then the table
     python benchmarks/bench_algorithms.py --slices 2            # two more runs
     python benchmarks/bench_algorithms.py --only ppo --seeds 0  # this one
     python benchmarks/bench_algorithms.py --slices 0 --json PATH   # the table of what is there
+    make bench-algorithms KEEP=1 SLICES=2                       # two more than benchmarks/results has
 
 Rows: held-out success (greedy) in the mean over the seeds against the bar of 87 %; for ppo also against grpo less five points.
 """
@@ -98,14 +100,15 @@ def describe(run: Path) -> dict[str, Any]:
     }
 
 
-def table(directory: Path) -> tuple[list[harness.Row], dict[str, Any]]:
-    """One row for each algorithm of which any run is finished."""
+def table(directory: Path, elsewhere: dict[str, dict[str, Any]]) -> tuple[list[harness.Row], dict[str, Any]]:
+    """One row for each algorithm of which any run is finished, here or ``elsewhere`` (of a run in both, ours is shown)."""
     rows, found = [], dict[str, Any]()
     for name in ALGORITHMS:
-        runs = sorted(p.parent for p in directory.glob(f"{name}-*/evaluation.json"))
+        here = {p.parent.name: describe(p.parent) for p in directory.glob(f"{name}-*/evaluation.json")}
+        runs = elsewhere.get(name, {}) | here
         if not runs:
             continue
-        found[name] = {run.name: describe(run) for run in runs}
+        found[name] = dict(sorted(runs.items()))
         shares = [r["success"] for r in found[name].values()]
         mean = statistics.mean(shares)
         spread = f", deviation over seeds {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
@@ -131,26 +134,24 @@ def main() -> None:
     options.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     options.add_argument("--slices", type=int, help="runs to make at most; 0: only the table (default: all that are missing)")
     options.add_argument("--directory", type=Path, default=harness.ROOT / "runs" / "bench-algorithms")
+    options.add_argument("--with", dest="earlier", type=Path, metavar="PATH", help="a result whose runs count as made")
     args = options.parse_args()
     recipe, common = harness.ROOT / "recipes" / "month_end_close.yaml", COMMON
     if args.quick:
         recipe, common = harness.ROOT / "recipes" / "smoke.yaml", ["tracking.wandb=off"]
-    missing = [
-        (name, seed)
-        for seed in args.seeds
-        for name in args.only
-        if not (args.directory / f"{name}-{seed}" / "evaluation.json").is_file()
-    ]
+    settings = {"tokens": TOKENS, "common": common}
+    earlier = harness.elsewhere("bench_algorithms", settings, args.earlier)
+    made = {run for runs in earlier.values() for run in runs} | {p.parent.name for p in args.directory.glob("*/evaluation.json")}
+    missing = [(name, seed) for seed in args.seeds for name in args.only if f"{name}-{seed}" not in made]
     for name, seed in missing[: args.slices]:
         print(f"== {name}, seed {seed}", flush=True)
         code = run_slice(recipe, args.directory.absolute() / f"{name}-{seed}", [*overrides(name, seed), *common])
         if code:
             raise SystemExit(code)
-    rows, found = table(args.directory)
+    rows, found = table(args.directory, earlier)
     if not rows:
         raise SystemExit("no finished run yet; take --slices 1 or more")
-    settings = {"tokens": TOKENS, "common": common, "runs": found}
-    if not harness.report("bench_algorithms", rows, harness.machine(), settings, args.json) and not args.quick:
+    if not harness.report("bench_algorithms", rows, harness.machine(), settings | {"runs": found}, args.json) and not args.quick:
         raise SystemExit(3)
 
 

@@ -183,6 +183,22 @@ def report(name: str, rows: Sequence[Row], machine: Mapping[str, Any], settings:
     return all(r.min is None or r.ratio >= r.min for r in rows)
 
 
+def elsewhere(name: str, settings: Mapping[str, Any], path: Path | None) -> dict[str, dict[str, dict[str, Any]]]:
+    """Runs that a result of a benchmark in slices tells of, by group and name: slices made on other machines count as made.
+
+    No path: none. Raises SystemExit where the file is another benchmark's, or its runs were made with other ``settings``.
+    """
+    if path is None:
+        return {}
+    result = json.loads(path.read_text())
+    if result["name"] != name:
+        raise SystemExit(f"--with {path}: a result of {result['name']}, not of {name}")
+    if other := {key: result["settings"].get(key) for key, value in settings.items() if result["settings"].get(key) != value}:
+        raise SystemExit(f"--with {path}: its runs were made with other settings, and do not belong in one table: {other}")
+    runs: dict[str, dict[str, dict[str, Any]]] = result["settings"]["runs"]
+    return runs
+
+
 def not_run(name: str, reason: str, machine: Mapping[str, Any], settings: Mapping[str, Any], path: Path | None) -> None:
     """Say that what a benchmark measures is not at hand. Its JSON has no rows, and the reason under ``not run``."""
     print(f"{name}: not run: {reason}")

@@ -2,12 +2,14 @@
 
 In slices: each run of the command (a variant and a seed) is one; finished ones are read and not run again, an interrupted one is
 resumed. All runs lie under one directory; stop whenever you like and start again. A run that diverged counts as finished. The
-result names the commit of each.
+result names the commit of each. With ``--with PATH``, the runs that an earlier result tells of count as made, so that a table may
+be filled on several machines.
 
     make bench-stability                                              # all slices that are missing, then the table
     python benchmarks/moe_stability.py --slices 1                     # one more run
     python benchmarks/moe_stability.py --only r3 --seeds 0            # this one
     python benchmarks/moe_stability.py --slices 0 --json PATH         # the table of what is there
+    make bench-stability KEEP=1 SLICES=1                              # one more than benchmarks/results has
 
 All variants take the ratio against the learner at the start of the step and differ in one thing: ``none`` ignores the mismatch
 of sampler and learner, ``tis`` weighs tokens by it, truncated at 2, ``r2`` and ``r3`` replay the learner's own old or the
@@ -150,6 +152,17 @@ def describe(run: Path) -> dict[str, Any]:
     return found | {"held_out": {k: tuned[k] for k in ("success", "ci95", "n")}, "commit": origin["commit"]}
 
 
+def gathered(directory: Path, elsewhere: dict[str, dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Finished runs by variant and seed, here and ``elsewhere`` (of a run in both, ours)."""
+    found = dict[str, dict[int, dict[str, Any]]]()
+    for variant in VARIANTS:
+        runs = {int(seed): run for seed, run in elsewhere.get(variant, {}).items()}
+        runs |= {int(p.name.rpartition("-")[2]): describe(p) for p in directory.glob(f"{variant}-*") if done(p)}
+        if runs:
+            found[variant] = dict(sorted(runs.items()))
+    return found
+
+
 def compared(found: dict[str, dict[int, dict[str, Any]]]) -> list[harness.Row]:
     """Rows: none against each variant, on seeds that both have."""
     rows = []
@@ -196,24 +209,27 @@ def main() -> None:
     options.add_argument("--steps", type=int, help="of a run; default: the recipe's")
     options.add_argument("--slices", type=int, help="runs to make at most; 0: only the table (default: all that are missing)")
     options.add_argument("--directory", type=Path, default=harness.ROOT / "runs" / "bench-stability")
+    options.add_argument("--with", dest="earlier", type=Path, metavar="PATH", help="a result whose runs count as made")
     args = options.parse_args()
     recipe = harness.ROOT / "recipes" / ("smoke.yaml" if args.quick else "month_end_close.yaml")
     length = [f"run.steps={args.steps}"] if args.steps else []
-    missing = [(v, s) for s in args.seeds for v in args.only if not done(args.directory / f"{v}-{s}")]
+    settings = {"common": COMMON, "variants": VARIANTS, "multiple": args.multiple, "steps": args.steps}
+    earlier = harness.elsewhere("moe_stability", settings, args.earlier)
+    made = {f"{v}-{s}" for v, runs in earlier.items() for s in runs} | {p.name for p in args.directory.glob("*-*") if done(p)}
+    missing = [(v, s) for s in args.seeds for v in args.only if f"{v}-{s}" not in made]
     for variant, seed in missing[: args.slices]:
         print(f"== {variant}, seed {seed}", flush=True)
         changes = [*overrides(variant, seed, args.multiple, recipe), *length]
         code = run_slice(recipe, args.directory.absolute() / f"{variant}-{seed}", changes)
         if code:
             raise SystemExit(code)
-    finished = {v: {int(p.name.rpartition("-")[2]): p for p in args.directory.glob(f"{v}-*") if done(p)} for v in VARIANTS}
-    found = {v: {seed: describe(run) for seed, run in sorted(runs.items())} for v, runs in finished.items() if runs}
+    found = gathered(args.directory, earlier)
     if not found:
         raise SystemExit("no finished run yet; take --slices 1 or more")
     show(found)
     fallen = [f"{v}-{s}: {r['collapsed']}" for v, runs in found.items() for s, r in runs.items() if r["collapsed"]]
     print("collapsed: " + ("; ".join(fallen) or f"none of {sum(map(len, found.values()))} runs"))
-    settings = {"common": COMMON, "variants": VARIANTS, "multiple": args.multiple, "collapsed": fallen, "runs": found}
+    settings |= {"collapsed": fallen, "runs": found}
     table = compared(found)
     if not table:
         print("nothing to compare yet: none and another variant must have finished with one seed")

@@ -48,9 +48,10 @@ def test_rows_are_seed_by_seed_and_gates_stand_where_replay_can_act(tmp_path: Pa
         finished(tmp_path / f"none-{seed}", 4e-6 * scale, 3e-5, [0.1, 0.2, 0.4, 0.5])
         finished(tmp_path / f"r3-{seed}", 1e-6 * scale, 3e-5, [0.1, 0.2, 0.4, 0.6])
     finished(tmp_path / "r2-0", 4e-6, 1e-5, [0.1, 0.2, 0.4, 0.5])
-    found = {
-        v: {int(p.name[-1]): bench.describe(p) for p in tmp_path.glob(f"{v}-*")} for v in ("none", "r2", "r3")
-    }  # fmt: skip
+    found = bench.gathered(tmp_path, {})
+    told = json.loads(json.dumps(found))  # a result's keys are strings
+    (tmp_path / "empty").mkdir()
+    assert bench.gathered(tmp_path / "empty", told) == found == bench.gathered(tmp_path, {"r2": told["none"]} | told)
     rows = {r.case: r for r in bench.compared(found)}
     r3, r2 = rows["r3: mismatch, mean over steps"], rows["r2: drift, mean over steps"]
     assert (r3.ratio, r3.samples, r3.gate, r3.min) == (pytest.approx(4), 2, True, 2.0)
