@@ -72,6 +72,11 @@ def check_files(directory: Path) -> None:
         listed: Mapping[str, str] = json.loads((directory / DIGESTS).read_text())
     except ValueError as e:
         raise BadInput(f"{directory / DIGESTS}: damaged: it is no JSON ({e})") from e
+    read = {p.name for p in directory.iterdir() if p.suffix in (".json", ".safetensors")}  # by whoever loads a model
+    if more := sorted(read - {DIGESTS} - set(listed)):
+        raise BadInput(
+            f"{directory}: {', '.join(more)}: not in {DIGESTS}, so not of the model that was written; remove what was added"
+        )
     for name, digest in listed.items():
         if not (directory / name).is_file() or _digest(directory / name) != digest:
             raise BadInput(

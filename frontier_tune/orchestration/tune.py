@@ -90,11 +90,18 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
             if not checkpoint.is_full(e):
                 raise
             raise LimitReached(f"{run.root}: the disk is full; free some. The last checkpoint stands") from e
-    cost = {"seconds": state.seconds, "steps": state.step, "tokens_sampled": state.tokens_sampled, "updates": state.version - 1}
-    content = measure.write(run, base, tuned, canaries, cost)
+    content = measure.write(run, base, tuned, canaries, _cost(run, state))
     events.log("finished", step=state.step)
     finish(ready, run, started)
     return content
+
+
+def _cost(run: RunDir, state: LoopState) -> dict[str, Any]:
+    """What training took. ``updates`` are the optimizer's; a step makes one policy, but may make several of them."""
+    from frontier_tune.reporting import metrics
+
+    updates = sum(row.get("updates", 0) for row in metrics.read(run.metrics)) if run.metrics.is_file() else 0
+    return {"seconds": state.seconds, "steps": state.step, "tokens_sampled": state.tokens_sampled, "updates": updates}
 
 
 @contextmanager

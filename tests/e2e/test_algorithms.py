@@ -42,6 +42,8 @@ def test_ppo_with_its_kl_in_the_reward_by_two_learners_that_share_the_base(tmp_p
     settings = {"name": "ppo", "kl_coefficient": 0.01, "kl_target": 0.01, "epochs": 2}
     rows = trained(tmp_path, taught_base, settings, placement={"learners": 2, "shard_base": True})
     assert all(r["updates"] == 2 and r["value_loss"] >= 0 and "kl_reward" in r and r["kl_coefficient"] > 0 for r in rows)
+    took = json.loads((tmp_path / "runs/latest/evaluation.json").read_text())["train"]
+    assert (took["steps"], took["updates"]) == (2, 4)  # of the optimizer, not policies
     assert rows[1]["kl_old"] >= 0 and len(list((tmp_path / "runs/latest/checkpoints").glob("*/learner/critic.safetensors"))) > 0
 
 
