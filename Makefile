@@ -79,14 +79,14 @@ check: $(READY) ## format, lint, types, import arrows
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_arrows.py tests/test_house.py
 
-bench: $(READY) ## every benchmark, or BENCH="name ...": writes benchmarks/results/<name>.json
+bench: $(READY) ## the benchmarks that take minutes, or BENCH="name ...": writes benchmarks/results/<name>.json
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(PY) benchmarks/$$name.py --json benchmarks/results/$$name.json; done
 
 bench-algorithms: $(READY) ## every algorithm, three seeds each: hours, in slices (SLICES=2: two more runs; KEEP=1: those of benchmarks/results are made)
-	$(PY) benchmarks/bench_algorithms.py $(if $(SLICES),--slices $(SLICES)) $(if $(KEEP),--with benchmarks/results/bench_algorithms.json) --json benchmarks/results/bench_algorithms.json
+	$(PY) benchmarks/bench_algorithms.py $(if $(SLICES),--slices $(SLICES)) $(if $(KEEP),$(addprefix --with ,$(wildcard benchmarks/results/bench_algorithms.json))) --json benchmarks/results/bench_algorithms.json
 
 bench-stability: $(READY) ## training with routing replay and without, three seeds each: hours, in slices
-	$(PY) benchmarks/moe_stability.py $(if $(SLICES),--slices $(SLICES)) $(if $(KEEP),--with benchmarks/results/moe_stability.json) --json benchmarks/results/moe_stability.json
+	$(PY) benchmarks/moe_stability.py $(if $(SLICES),--slices $(SLICES)) $(if $(KEEP),$(addprefix --with ,$(wildcard benchmarks/results/moe_stability.json))) --json benchmarks/results/moe_stability.json
 
 doctor: $(READY) ## what this machine has and lacks, and what that means
 	@$(TUNE) doctor

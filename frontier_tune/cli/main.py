@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "set", nargs="*", metavar="key=value", help="of the build's plan, for example seed=1 dialogues=1000; for show: the base"
     )
-    p.add_argument("--out", help="directory to write (default: frontier_tune/bases/nano)")
+    p.add_argument("--out", help="directory to write (default: frontier_tune/bases/built/nano)")
     p.set_defaults(run="base")
 
     p = sub.add_parser("env", help="environments: list or show them, check one before it trains, begin a new one")
