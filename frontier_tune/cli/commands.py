@@ -18,7 +18,7 @@ def note(text: str) -> None:
 
 
 def tune(a: argparse.Namespace) -> int:
-    from frontier_tune.orchestration import checkpoint, preflight, run_dir
+    from frontier_tune.orchestration import checkpoint, inputs, preflight, run_dir
     from frontier_tune.orchestration import tune as runs
     from frontier_tune.orchestration.stop import Stopped
 
@@ -40,6 +40,7 @@ def tune(a: argparse.Namespace) -> int:
     run = resumed or run_dir.create(ready.root, recipe, ready.name)
     note(f"run        {run.root}")
     with run:
+        inputs.pin(ready, run, note, a.accept_changes)
         try:
             content = runs.tune(ready, run, note, resume=resumed is not None)
         except (Stopped, LimitReached) as e:

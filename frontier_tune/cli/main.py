@@ -37,6 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="continue a run from its newest checkpoint (default: the latest)",
     )
+    p.add_argument(
+        "--accept-changes", action="store_true", help="resume although base, environment, rewards or tasks are others by now"
+    )
     p.set_defaults(run="tune")
 
     p = sub.add_parser("eval", help="evaluate a run, or an adapter, and its base on held-out tasks")

@@ -15,6 +15,7 @@ from frontier_tune.experts import selection
 from frontier_tune.experts.families import family_of, moe_shape
 from frontier_tune.experts.selection import Selection
 from frontier_tune.learning.model import Policy
+from frontier_tune.learning.parallel import World
 
 
 def _experts_modules(policy: Policy) -> list[nn.Module]:
@@ -84,14 +85,21 @@ def release(policy: Policy) -> None:
     policy.selection = None
 
 
-def choose_once(policy: Policy, share: float | None, batches: Sequence[Sequence[Trajectory]], score: Any) -> None:
+def choose_once(
+    policy: Policy, share: float | None, batches: Sequence[Sequence[Trajectory]], score: Any, world: World | None = None
+) -> None:
     """Before the first step, where the recipe asks for it (``share``): the experts that its episodes go through are those that
-    learn."""
+    learn. Several learners take what the first has measured: processors that round otherwise could choose others."""
     if share is None or policy.selection is not None:
         return
     played = [t.tokens for trajectories in batches for t in trajectories if t.trainable and len(t.tokens) > 1]
     if played:  # else no update follows, either
-        confine(policy, select(policy, measured(policy, played, score), share))
+        mass_LE = measured(policy, played, score)
+        if world is not None:
+            arrays = [mass_LE.numpy() * (world.rank == 0)]
+            world.add_arrays(arrays)
+            mass_LE = torch.from_numpy(arrays[0])
+        confine(policy, select(policy, mass_LE, share))
 
 
 def _kept(keep: Tensor, gradient: Tensor) -> Tensor:

@@ -94,6 +94,7 @@ class Learner:
         self.guard = Guard(optimizers, recipe.learner.rollbacks)
         self.generator = torch.Generator().manual_seed(self.seed)  # order of minibatches
         self.steps = self.version = 0
+        self.horizon = recipe.run.steps  # of the learning rate's schedule; a run that is made longer keeps its first one
 
     # ---- learning -------------------------------------------------------------------------------------------------
 
@@ -105,7 +106,7 @@ class Learner:
         return self._guarded(lambda: self._learn(batches))
 
     def _learn(self, batches: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
-        expert_usage.choose_once(self.policy, self.recipe.adapter.expert_mass, batches, self.score)
+        expert_usage.choose_once(self.policy, self.recipe.adapter.expert_mass, batches, self.score, self.world)
         everyone: list[Sample] = []
         penalties: list[tuple[float, int]] = []
         for trajectories in batches:
@@ -169,7 +170,7 @@ class Learner:
     def _update(self, everyone: list[Sample]) -> dict[str, float]:
         section, algorithm = self.recipe.algorithm, self.algorithm
         self.passes.check(everyone)
-        rate = learning_rate(self.recipe.learner, self.steps, self.recipe.run.steps)
+        rate = learning_rate(self.recipe.learner, self.steps, self.horizon)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_ratio", 1.0)
         sampled = sum(len(s.target) for s in everyone)

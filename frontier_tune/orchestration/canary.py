@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontier_tune.experts import canonical
+from frontier_tune.experts import canonical, selection
 
 if TYPE_CHECKING:
     from frontier_tune.learning.learner import Learner
@@ -24,7 +24,7 @@ def overwrite(directory: Path, base_config: Any, dtype: str, seed: int = 0) -> M
 
     Routers, where there are some, send each token to other experts: their rows are in reverse order.
     Only the experts' B is random where the adapter has experts (else attention's); all other B are 0, so that what the probe
-    shows is the experts' doing.
+    shows is the experts' doing. Of a policy with chosen experts only theirs is.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -47,6 +47,8 @@ def overwrite(directory: Path, base_config: Any, dtype: str, seed: int = 0) -> M
             tensors[key] = (torch.randn(shape, generator=generator) * spread).to(kind)
         else:
             tensors[key] = torch.zeros_like(tensors[key])
+    if (written := selection.read(directory)) is not None:
+        tensors = selection.narrowed(tensors, written[0])
     save_file(tensors, str(directory / canonical.WEIGHTS), metadata={"format": "pt"})
     return canonical.digests(canonical.load(directory, base_config, getattr(torch, dtype)))
 

@@ -128,23 +128,32 @@ class Ledger:
                 attempt=(tries or {}).get(played[0].spec.group, 0),
             )
 
-    def settle(self, step: int, version: int | None, played: Iterable[Trajectory], learned: Iterable[Trajectory]) -> int:
-        """The end of every group of a step: ``version`` is the policy that the update made, None where there was none.
+    def settle(
+        self,
+        step: int,
+        version: int | None,
+        played: Iterable[Trajectory],
+        learned: Iterable[Trajectory],
+        idle: str = "no difference in the step's rewards",
+    ) -> int:
+        """The end of every group of a step: ``version`` is the policy that the update made, None where there was none (``idle``
+        says why).
 
         ``played``: all episodes of the step, group by group; ``learned``: those that the learner was given. Returns how many
-        groups were lost to failures.
+        groups were lost to failures: so many of their episodes failed that what is left can't be compared.
         """
         lost = 0
         given = {name(t.spec) for t in learned if t.trainable}
-        for group, members in groupby(played, lambda t: name(t.spec)):
+        for group, several in groupby(played, lambda t: name(t.spec)):
+            members = list(several)
             failures = [t.failure for t in members if t.failure and not t.trainable]
             if version is not None and group in given:
                 self.trained(group, step=step, version=version)
-            elif version is None and not failures:
-                self.dropped(group, step=step, reason="no difference in the step's rewards")
+            elif failures and len(members) - len(failures) < 2:
+                lost += 1
+                self.dropped(group, step=step, reason=f"failed: {failures[0].kind}")
             else:
-                lost += bool(failures)
-                self.dropped(group, step=step, reason=f"failed: {failures[0].kind}" if failures else "rewards all equal")
+                self.dropped(group, step=step, reason=idle if version is None else "rewards all equal")
         return lost
 
     # -- places -------------------------------------------------------------------------------------------------------

@@ -101,9 +101,11 @@ class Loop:
                 metrics |= self.crew.learner.learn(numbered(learned))
             metrics |= self._hand_over()
         played = [t for b in (batch, *more, *rehearsed) for t in b.trajectories]
-        self.state.dropped += self.ledger.settle(
-            number, self.state.version if taught else None, played, [t for b in learned for t in b.trajectories]
-        )
+        given = [t for b in learned for t in b.trajectories]
+        if taught and metrics.get("updates", 1) == 0:  # none was finite: nothing was learned from these
+            self.state.dropped += self.ledger.settle(number, None, played, given, "no update was taken")
+        else:
+            self.state.dropped += self.ledger.settle(number, self.state.version if taught else None, played, given)
         metrics |= self.source.learned(self.state)
         for general in rehearsed:
             metrics |= {"rehearsal_success": general.success, "rehearsal_tokens": general.tokens_sampled}

@@ -179,6 +179,11 @@ def check(recipe: Recipe, algorithm: Algorithm) -> None:
             f"run.staleness: {recipe.algorithm.name} learns from what the policy of now has done, not from older data: set "
             "run.staleness to 0, or take an algorithm without a critic"
         )
+    if recipe.algorithm.replay == "sampler" and overlap.on_update == "continue":
+        raise BadInput(
+            "algorithm.replay: an episode that goes on under a new policy computes its earlier tokens again, by other routes "
+            "than those that are known of them; set overlap.on_update to restart, or algorithm.replay to learner"
+        )
     if algorithm.proximal != "learner" or algorithm.correction == "none":
         raise BadInput(
             f"run.staleness: tokens up to {bound} updates old need the decoupled loss with importance weights; set "

@@ -125,7 +125,8 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
 
     root = find_root(recipe, recipe_file)
     idle.check(recipe)
-    overlap.check(recipe, registry.build(recipe, root))  # an unknown algorithm, or settings that don't fit together
+    algorithm = registry.build(recipe, root)
+    overlap.check(recipe, algorithm)  # an unknown algorithm, or settings that don't fit together
     base = find(recipe)
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     check_trainable(recipe, config)
@@ -143,6 +144,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     rehearsal = _general(root, "train", rehearsed, derive_seed("rehearsal", recipe.seed))
     check_disjoint(rehearsal, general)
     openings = _rendered(recipe, renderer, begun)
+    check_overlong(recipe, algorithm, openings)
     plan = plans.make(recipe, config, root, recipe_file.stem)
     directory = run_directory(recipe, root)
     plans.require_resources(plan, directory)
@@ -239,6 +241,17 @@ def check_lengths(recipe: Recipe, config: Any) -> None:
     if positions and recipe.sampler.max_model_len > positions:
         raise BadInput(
             f"sampler.max_model_len: {recipe.sampler.max_model_len}, but {recipe.base} has {positions} positions; lower it"
+        )
+
+
+def check_overlong(recipe: Recipe, algorithm: Any, openings: Sequence[Sequence[int]]) -> None:
+    """Raises BadInput where no episode can sample so much that length costs it anything."""
+    limit, buffer = (getattr(algorithm, f"overlong_{name}", None) for name in ("limit", "buffer"))
+    shortest = min(map(len, openings))
+    if limit and buffer and limit - buffer >= (room := recipe.sampler.max_model_len - shortest):
+        raise BadInput(
+            f"algorithm.overlong_buffer: costs reward beyond {limit - buffer} sampled tokens, but openings of {shortest} tokens "
+            f"and more leave at most {room} of sampler.max_model_len; set algorithm.overlong_limit below {room}"
         )
 
 

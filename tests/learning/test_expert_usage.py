@@ -8,6 +8,7 @@ from frontier_tune.contracts import BadInput
 from frontier_tune.experts import selection
 from frontier_tune.learning import expert_usage
 from frontier_tune.learning.learner import Learner
+from frontier_tune.orchestration import canary
 
 SEQUENCES = [[5, 6, 7, 8, 9, 10], [20, 21], [30, 31, 32, 33]]
 
@@ -61,6 +62,10 @@ def test_only_chosen_experts_learn_and_a_resumed_learner_goes_on(bases, recipe, 
     learner.save(tmp_path / "at")
     learner.save_adapter(tmp_path / "adapter")
     assert selection.read(tmp_path / "adapter") == (chosen, "all")
+    canary.overwrite(tmp_path / "adapter", learner.policy.config, "float32")  # of the same files: the chosen experts alone
+    heard = selection.load_tensors(tmp_path / "adapter")
+    assert any(t.any() for name, t in heard.items() if ".lora_B" in name and selection.place(name))
+    learner.save_adapter(tmp_path / "adapter")
     selection.load_tensors(tmp_path / "adapter")  # A of the others is what it was drawn as: allowed, as their B is zero
     resumed = Learner(bases(), asked)
     resumed.load(tmp_path / "at")

@@ -174,6 +174,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(bases, recipe, episod
     assert (resumed.steps, resumed.version, resumed.seed) == (4, straight.version, straight.seed) and len(resumed_metrics) == 2
 
 
+def test_a_run_made_longer_does_not_raise_its_learning_rate_again(bases, recipe, episodes, tmp_path) -> None:
+    short = ("run.steps=2", "learner.schedule=linear", "learner.final_lr_ratio=0.1", "learner.learning_rate=0.01")
+    learner = Learner(bases(), recipe(*short))
+    rates = [learner.update(*episodes())["learning_rate"] for _ in range(2)]
+    learner.save(tmp_path / "at")
+    longer = Learner(bases(), recipe(*short, "run.steps=40"))
+    longer.load(tmp_path / "at")
+    rates.append(longer.update(*episodes())["learning_rate"])
+    assert rates == pytest.approx([0.01, 0.001, 0.001])
+
+
 def test_load_refuses_what_does_not_belong(bases, recipe, episodes, write_base, tmp_path) -> None:
     learner = Learner(bases(), recipe())
     learner.update(*episodes())

@@ -167,3 +167,9 @@ def test_a_step_settles_every_group_that_it_played(tmp_path: Path) -> None:
     book.finish(again := [played(s) for s in planned(2)])
     book.settle(2, None, again, again)
     assert audit(book.path).dropped["no difference in the step's rewards"] == 2
+    book.issue(specs := [replace(s, group=10 + s.group) for s in planned(2)])
+    one_lost = [played(s, failure=broken if s.member == 0 else None) for s in specs]
+    book.finish(one_lost)
+    assert len({s.member for s in specs}) >= 3
+    assert book.settle(3, None, one_lost, one_lost, "no update was taken") == 0  # what is left of each group could be compared
+    assert audit(book.path).dropped["no update was taken"] == 2

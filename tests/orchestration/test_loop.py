@@ -141,6 +141,15 @@ def test_a_diverged_update_saves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_groups_of_a_step_without_an_update_are_not_called_trained(tmp_path: Path) -> None:
+    running = loop(tmp_path, lambda spec, attempt: played(spec, reward=float(spec.member)), [])
+    running.crew.learner.learn = lambda batches: {"updates": 0}  # type: ignore[method-assign]
+    running._hand_over = dict  # type: ignore[method-assign]
+    running._step()
+    found = audit(running.ledger.path)
+    assert (found.trained, found.dropped) == (0, {"no update was taken": 2})
+
+
 def test_a_limit_in_the_middle_of_a_step_saves_nothing(tmp_path: Path) -> None:
     """The last of several samplers may die while the new adapter is handed over: the learner has learned from groups that the
     state does not count, and a checkpoint of both would have them learned from again."""

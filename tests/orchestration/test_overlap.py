@@ -153,6 +153,7 @@ def test_algorithms_that_correct_for_older_data_are_let_through() -> None:
     for name in ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"):
         checked({"name": name} | GOOD)
     checked({"name": "grpo"}, staleness=0)
+    checked(GOOD | {"replay": "sampler"}, overlap={"on_update": "restart"})
     checked({"name": "ppo"}, staleness=0)
 
 
@@ -165,6 +166,7 @@ def test_algorithms_that_correct_for_older_data_are_let_through() -> None:
         (GOOD, {"deterministic": True}, "run.deterministic"),
         ({}, {"staleness": 0, "overlap": {"overdue": "drop"}}, "overlap.overdue: it has no effect"),
         ({}, {"staleness": 0, "overlap": {"on_update": "restart"}}, "overlap.on_update: it has no effect"),
+        (GOOD | {"replay": "sampler"}, {}, "set overlap.on_update to restart"),
         (GOOD, {"overlap": {"stream": True}}, "overlap.stream: it has no effect"),
     ],
 )

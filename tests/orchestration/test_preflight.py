@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from frontier_tune import recipe as recipes
+from frontier_tune.algorithms import registry
 from frontier_tune.contracts import BadInput
 from frontier_tune.orchestration import plan, preflight
 from tests import tiny
@@ -115,3 +116,13 @@ def test_a_cgroup_s_file_cache_is_no_shortage(tmp_path: Path) -> None:
     assert plan.cgroup_left(tmp_path) == 3000
     (tmp_path / "memory.max").write_text("max\n")
     assert plan.cgroup_left(tmp_path) is None
+
+
+def test_a_penalty_for_length_that_no_episode_can_reach_is_refused() -> None:
+    algorithm = {"name": "dapo", "overlong_buffer": 64}
+    recipe = recipes.parse(
+        {"algorithm": algorithm, "environment": {"max_turns": 32}, "sampler": {"max_model_len": 1024}}
+    )  # 32 turns of 64 tokens would be 2,048: the context binds
+    preflight.check_overlong(recipe, registry.build(recipe), [[0] * 63, [0] * 100])
+    with pytest.raises(BadInput, match="beyond 960 sampled tokens, but openings of 64 .* set algorithm.overlong_limit below 960"):
+        preflight.check_overlong(recipe, registry.build(recipe), [[0] * 64])

@@ -119,7 +119,12 @@ def reward(played: Sequence[Played]) -> Check:
         return Check("reward", "fail", evidence, "Let the reward depend on what was done.", details)
     shape = f"Rewards lie in [{low:g}, {high:g}], {levels} different ones, variance {variance:.3g}"
     if low < 0 or high > 1:
-        return Check("reward", "warn", f"{shape}.", "Scale rewards into [0, 1]: reports and limits are made for that.", details)
+        mend = "Scale rewards into [0, 1]: reports and limits are made for that."
+        if low < 0:
+            mend += (
+                " An episode that fails by the agent's own fault is worth 0, which would pay more than what is graded below that."
+            )
+        return Check("reward", "warn", f"{shape}.", mend, details)
     if levels == 2:
         mend = "Consider partial credit: where the base never succeeds, all or nothing gives no signal."
         return Check("reward", "warn", f"{shape}: all or nothing.", mend, details)
