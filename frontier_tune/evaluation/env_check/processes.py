@@ -17,7 +17,7 @@ from frontier_tune.evaluation.scripts import Episode, Played, Pool, Result, play
 from frontier_tune.sandbox import EnvironmentPool
 
 MARK = "FRONTIER_TUNE_AUDIT"  # environment variable that every process of an audit inherits
-GRACE_S = 2.0  # for killed processes to vanish
+GRACE_S = 5.0  # for killed processes to vanish, on a machine whose cores are all busy, too
 REPEATS = 3
 
 
