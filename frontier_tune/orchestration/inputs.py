@@ -7,7 +7,7 @@ repeat tasks, and its evaluation before training would be of something else than
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ def pin(ready: Ready, run: RunDir, note: Callable[[str], None], accept: bool = F
     """
     path, now = run.root / FILE, take(ready)
     if not path.is_file():
-        write_whole(path, json.dumps({"files": now, "changes": []}, indent=1) + "\n")
+        _write(path, now, [], _rows(run))
         return []
     written: dict[str, Any] = json.loads(path.read_text())
     found = changes(written["files"], now)
@@ -68,9 +68,14 @@ def pin(ready: Ready, run: RunDir, note: Callable[[str], None], accept: bool = F
     history = [*written["changes"], {"ledger_rows": _rows(run), "from": {n: written["files"].get(n) for n in found}}]
     for evaluation in [*(run.root / "evaluation").glob("base-*"), *(run.root / "evaluation").glob("canaries*")]:
         evaluation.unlink()
-    write_whole(path, json.dumps({"files": now, "changes": history}, indent=1) + "\n")
+    _write(path, now, history, written["ledger_rows"])
     note(f"inputs     changed since the run began: {names}")
     return found
+
+
+def _write(path: Path, files: Mapping[str, str], changed: Sequence[Any], rows: int) -> None:
+    """``rows``: of the ledger when the inputs were first taken; above 0 where a version that did not take any began the run."""
+    write_whole(path, json.dumps({"ledger_rows": rows, "files": files, "changes": changed}, indent=1) + "\n")
 
 
 def _rows(run: RunDir) -> int:

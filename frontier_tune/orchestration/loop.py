@@ -102,10 +102,9 @@ class Loop:
             metrics |= self._hand_over()
         played = [t for b in (batch, *more, *rehearsed) for t in b.trajectories]
         given = [t for b in learned for t in b.trajectories]
-        if taught and metrics.get("updates", 1) == 0:  # none was finite: nothing was learned from these
-            self.state.dropped += self.ledger.settle(number, None, played, given, "no update was taken")
-        else:
-            self.state.dropped += self.ledger.settle(number, self.state.version if taught else None, played, given)
+        idle = "no update was taken" if taught else "no difference in the step's rewards"
+        updated = taught and metrics.get("updates", 1) > 0  # else none was finite, and nothing was learned from these
+        self.state.dropped += self.ledger.settle(number, self.state.version if updated else None, played, given, idle)
         metrics |= self.source.learned(self.state)
         for general in rehearsed:
             metrics |= {"rehearsal_success": general.success, "rehearsal_tokens": general.tokens_sampled}

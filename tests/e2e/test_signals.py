@@ -52,8 +52,15 @@ def test_the_first_signal_saves_and_says_how_to_go_on(tmp_path: Path, taught_bas
     assert not alive(children)
     steps = int(next((tmp_path / "runs" / "stopped" / "checkpoints").glob("step-*")).name.removeprefix("step-"))
     assert steps >= 2
-    said = run(tmp_path, "tune", "--resume", "runs/stopped", f"run.steps={steps + 1}")
+    resume = ("tune", "--resume", "runs/stopped", f"run.steps={steps + 1}")
+    if signum == signal.SIGTERM:  # somebody mends a rubric in the meantime
+        (tmp_path / "rewards").mkdir(exist_ok=True)
+        (tmp_path / "rewards" / "mended.py").write_text("")
+        assert "have changed: rewards/mended.py. Put back" in run(tmp_path, *resume, expect=2)
+        resume = (*resume, "--accept-changes")
+    said = run(tmp_path, *resume)
     assert f"resuming after step {steps}" in said and f"step {steps + 1}/{steps + 1}" in said
+    assert ("changed since the run began: rewards/mended.py" in said) == (signum == signal.SIGTERM)
 
 
 def test_the_second_signal_ends_at_once_without_orphans(tmp_path: Path, taught_base: Path) -> None:

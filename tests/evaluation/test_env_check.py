@@ -102,6 +102,11 @@ def test_what_is_not_shown_is_a_warning(tmp_path: Path) -> None:
     assert {c.name for c in report.checks if c.verdict == "warn"} >= {"oracle", "cheats", "components", "prompt-answer"}
 
 
+def test_rewards_below_0_are_told_what_a_failed_episode_is_worth() -> None:
+    found = audit("Penalises").check("reward")
+    assert found.verdict == "warn" and "the agent's own fault is worth 0" in found.mend
+
+
 def test_the_same_seed_audits_alike() -> None:
     first, second = (audit("Sound", seed=3).to_json() for _ in range(2))
     for report in (first, second):

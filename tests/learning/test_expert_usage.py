@@ -97,6 +97,30 @@ def test_a_learner_that_goes_back_before_its_choice_is_free_again(bases, recipe,
     assert outside > 0
 
 
+def test_several_learners_choose_by_what_the_first_has_measured(bases, recipe, episodes):
+    """Unlike processors: the second measures other mass, by which it would choose the opposite experts."""
+
+    class World:
+        def __init__(self, rank):
+            self.rank = rank
+
+        def add_arrays(self, arrays):
+            arrays[0] = arrays[0] + (0 if self.rank == 0 else ahead)
+
+    played, chosen = episodes()[0], []
+    first = Learner(bases(), recipe())
+    ahead = expert_usage.measured(first.policy, [t.tokens for t in played], first.score).numpy()
+    other = torch.from_numpy(ahead.max() - ahead)
+    assert expert_usage.select(first.policy, other, 0.4) != expert_usage.select(first.policy, torch.from_numpy(ahead), 0.4)
+    with pytest.MonkeyPatch.context() as patch:
+        for rank, mass in enumerate((torch.from_numpy(ahead), other)):
+            policy = Learner(bases(), recipe()).policy
+            patch.setattr(expert_usage, "measured", lambda *_, found=mass: found)
+            expert_usage.choose_once(policy, 0.4, [played], None, World(rank))
+            chosen.append(policy.selection)
+    assert chosen[0] == chosen[1] is not None
+
+
 def test_what_cannot_be_confined_is_refused(bases, recipe):
     trained = Learner(bases(), recipe())
     for _, p in trained.policy.named_parameters():

@@ -62,6 +62,12 @@ def test_a_file_that_is_another_is_named_and_refused_until_it_is_accepted(ready:
     assert inputs.pin(ready, run, said.append) == []
 
 
+def test_a_run_of_before_inputs_were_taken_says_from_where_they_are_known(ready: Any, run: RunDir) -> None:
+    run.ledger.write_text("{}\n{}\n")
+    inputs.pin(ready, run, print)
+    assert json.loads((run.root / inputs.FILE).read_text())["ledger_rows"] == 2
+
+
 def test_another_list_or_order_of_tasks_is_refused(ready: Any, run: RunDir) -> None:
     inputs.pin(ready, run, print)
     ready.train.reverse()

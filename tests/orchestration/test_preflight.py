@@ -54,6 +54,10 @@ def test_a_company_s_seed_that_the_environment_does_not_take_is_refused(monkeypa
     [
         ({"base": "no/such/base"}, ["no/such/base"]),
         ({"environment": {"path": "envs/ecko"}}, ["envs/ecko", "envs/echo"]),
+        (
+            {"algorithm": {"name": "dapo", "overlong_buffer": 1}, "environment": {"max_turns": 1000}},
+            ["algorithm.overlong_buffer: costs reward beyond", "set algorithm.overlong_limit below"],
+        ),
         ({"environment": {"options": {"colour": 1}}}, ["colour", "fault"]),
         ({"environment": {"options": {"size": 10}}}, ["10 tasks", "train_tasks"]),
         ({"environment": {"options": {"duplicate": True}}}, ["same"]),

@@ -219,6 +219,14 @@ class Overpaid(Sound):
         return Grade(1.0 if grade.reward > 0.8 else grade.reward, grade.success, grade.components)
 
 
+class Penalises(Sound):
+    """What is wrong costs something."""
+
+    def grade(self) -> Grade:
+        grade = super().grade()
+        return Grade(2 * grade.reward - 1, grade.success, grade.components)
+
+
 class Crashes(Sound):
     """An unknown item is an exception, not an answer."""
 
