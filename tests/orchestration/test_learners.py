@@ -120,8 +120,9 @@ def test_a_group_is_one_learner_until_it_diverges_or_loses_one(tmp_path, monkeyp
 
         with torch.no_grad():
             group._learner.policy.named_parameters()[0][1][0, 0] += 1e-3
-        with pytest.raises(GateFailed, match="1 of .* tensors of learner 1"):
-            group.save_adapter(str(tmp_path / "diverged"))
+        for write in (group.save_adapter, group.save_model, group.save):
+            with pytest.raises(GateFailed, match="1 of .* tensors of learner 1"):
+                write(str(tmp_path / "diverged"))
         assert not (tmp_path / "diverged").exists()
 
         ray.kill(group._others[0])
