@@ -61,7 +61,20 @@ def is_router(name: str) -> bool:
 def write_digests(directory: Path) -> None:
     """List every file of ``directory``."""
     files = {p.name: _digest(p) for p in sorted(directory.iterdir()) if p.name != DIGESTS}
-    (directory / DIGESTS).write_text(json.dumps(files, indent=1) + "\n")
+    _write_list(directory, files)
+
+
+def add_file(directory: Path, name: str, text: str) -> None:
+    """Write a file beside those of a model that is listed, and list it. Raises BadInput where the model's own files don't hold:
+    what is added must not bless what was damaged."""
+    check_files(directory)
+    (directory / name).write_text(text)
+    listed = json.loads((directory / DIGESTS).read_text())
+    _write_list(directory, listed | {name: _digest(directory / name)})
+
+
+def _write_list(directory: Path, files: Mapping[str, str]) -> None:
+    (directory / DIGESTS).write_text(json.dumps(dict(sorted(files.items())), indent=1) + "\n")
 
 
 def check_files(directory: Path) -> None:

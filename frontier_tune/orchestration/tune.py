@@ -163,6 +163,7 @@ def _train(
     note: Note,
     status: Status,
 ) -> LoopState:
+    from frontier_tune.experts import whole
     from frontier_tune.orchestration.loop import Loop
     from frontier_tune.orchestration.overlap_source import ActorStreams, Overlapped, SideBySide, overlaps
     from frontier_tune.orchestration.parity import ParityGate, make_probes
@@ -221,9 +222,13 @@ def _train(
         finally:
             sinks.close()
     result = run.result(recipe)
-    write = crew.learner.save_model if full.whole(recipe) else crew.learner.save_adapter
-    write(str(result))
-    (result / PROVENANCE).write_text(json.dumps(provenance(ready), indent=1))
+    source = json.dumps(provenance(ready), indent=1)
+    if full.whole(recipe):
+        crew.learner.save_model(str(result))
+        whole.add_file(result, PROVENANCE, source)
+    else:
+        crew.learner.save_adapter(str(result))
+        (result / PROVENANCE).write_text(source)
     return state
 
 

@@ -171,7 +171,11 @@ def test_what_is_handed_over_is_a_model_that_transformers_reads(bases, full, sto
         ):
             torch.testing.assert_close(torch.tensor(by_file), stock(found, sequence), atol=1e-5, rtol=1e-5)
             assert (here == by_file) == (dtype == "float32")
+    whole.add_file(tmp_path / "v1", "source.json", "{}")
+    whole.check_files(tmp_path / "v1")
     (tmp_path / "v1" / "more.safetensors").write_bytes(b"")
+    with pytest.raises(BadInput, match="more.safetensors: not in"):
+        whole.add_file(tmp_path / "v1", "source.json", "{}")
     with pytest.raises(BadInput, match="more.safetensors: not in"):
         whole.check_files(tmp_path / "v1")
     learner.save_adapter(tmp_path / "v1")  # again, over the one that is there
