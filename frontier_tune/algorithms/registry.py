@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import sys
 from dataclasses import fields
@@ -58,6 +59,21 @@ def find(name: str, root: str | Path | None = None) -> type[Algorithm]:
     return found
 
 
+def source(name: str, root: Path) -> Path | None:
+    """Where an own algorithm's files lie: its package in the workspace, or a module that is in none; None for one of ours."""
+    module, own, _ = name.partition(":")
+    if not own:
+        return None
+    *packages, last = module.split(".")
+    folder = root.joinpath(*packages)
+    if (folder / last).is_dir():
+        return folder / last
+    if (file := folder / f"{last}.py").is_file():
+        return folder if packages else file
+    found = importlib.util.find_spec(module)
+    return Path(found.origin) if found and found.origin else None
+
+
 def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:
     """The recipe's algorithm with its settings. Raises BadInput where it doesn't take one of them, or they don't fit together."""
     section = recipe.algorithm
@@ -74,7 +90,7 @@ def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:
             hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(sorted(known))}"
             raise BadInput(f"algorithm.{key}: {section.name} does not use it; {hint}")
     settings |= checked_options(section.name, section.options, cls)
-    tokens = min(recipe.environment.max_turns * recipe.environment.max_tokens_per_turn, recipe.sampler.max_model_len)
+    tokens = min(recipe.environment.turns * recipe.environment.max_tokens_per_turn, recipe.sampler.max_model_len)
     if settings.get("normalization", default_of(cls, "normalization")) == "constant":
         settings.setdefault("loss_constant", tokens)
     if settings.get("overlong_buffer") is not None:

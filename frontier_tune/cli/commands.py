@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,9 @@ def env(a: argparse.Namespace) -> int:
         from frontier_tune.cli import environments
 
         return environments.check(a) if a.action == "check" else environments.init(a)
+    from frontier_tune.evaluation import scripts
+    from frontier_tune.orchestration import preflight
     from frontier_tune.sdk import registry
-    from frontier_tune.sdk.tasks import draw_tasks
 
     root = Path(a.root or ".").resolve()
     if a.action == "list":
@@ -224,27 +226,48 @@ def env(a: argparse.Namespace) -> int:
         return 0
     if not a.path:
         raise BadInput(f"env show: name one of: {', '.join(registry.list_environments(root))}")
-    environment = registry.load_environment(a.path, root, **recipes.apply_overrides({}, a.set))
+    options = recipes.apply_overrides({}, a.set)
+    environment = _constructed(a.path, root, options)
     note(f"{environment.name} {environment.version}\ntools:")
     note(
         "\n".join(
             f"  {s.usage:<40} {s.to_schema()['function']['description'].splitlines()[0]}" for s in environment.signatures.values()
         )
     )
-    task = draw_tasks(environment, "train", 1, 0)[0]
-    messages, info = environment.reset(options={"task": task})
-    if info["failure"]:
-        raise BadInput(f"{a.path}: a task can't begin: {info['failure']['detail']}")
+    with preflight.environment(a.path, root, options) as pool:
+        task = preflight.draw(pool, "train", 1, 0)[0]
+        try:
+            golden = pool.golden(task)
+        except BadInput as e:
+            golden, why = [], str(e)
+        (played,) = scripts.play(pool, [scripts.Episode(task, tuple(golden))])
+    if not played.results:
+        raise BadInput(f"{a.path}: a task can't begin: {played.failure.detail if played.failure else ''}")
     note(f"a training task ({task.kind}):")
-    for message in messages:
-        note(f"  {message.role}: {message.content}")
-    for call in environment.golden(task):
-        observation, reward, over, _, _ = environment.step(call)
-        note(
-            f"  golden: {call}\n  tool: {observation[0].content if observation else ''}"
-            + (f"\n  reward {reward:g}" if over else "")
-        )
+    for message in played.results[0]["messages"]:
+        note(f"  {message['role']}: {message['content']}")
+    if not golden:
+        note(f"  no golden program: {why}")
+        return 0
+    for call, answer in zip(golden, played.results[1:], strict=False):
+        note(f"  golden: {call}\n  tool: " + "\n".join(m["content"] for m in answer["messages"]))
+    if played.failure:
+        raise BadInput(f"{a.path}: the golden program can't be graded here: {played.failure.kind}: {played.failure.detail}")
+    note(f"  reward {played.reward:g}" + ("" if played.success else ", without success"))
     return 0
+
+
+def _constructed(path: str, root: Path, options: dict[str, Any]) -> Any:
+    """The environment in this process, for its signatures. Raises BadInput, with file and line, where it can't be made."""
+    from frontier_tune.sdk import registry
+
+    try:
+        return registry.load_environment(path, root, **options)
+    except FrontierTuneError:
+        raise
+    except Exception as e:
+        frame = traceback.extract_tb(e.__traceback__)[-1]
+        raise BadInput(f"environment '{path}': {type(e).__name__}: {e} ({frame.filename}:{frame.lineno})") from e
 
 
 def headroom(a: argparse.Namespace) -> int:

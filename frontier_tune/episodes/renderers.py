@@ -6,6 +6,7 @@ So a policy is trained on exactly the tokens that it saw and sampled.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -107,6 +108,7 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         self._tools = list(tools) if tools else None
         self.observations_as: Literal["tool", "user"] = "tool"
+        self._control, self._markup = _control_tokens(tokenizer)
         self._describe_tools = bool(tools) and tools[0]["function"]["name"] not in self._text([Message("user", "-")])  # type: ignore[index]
         self.stop_ids, self._stop = self._find_stop()
         try:
@@ -197,11 +199,11 @@ class ChatRenderer:
     def _text(self, messages: Sequence[Message]) -> str:
         dialogue: list[dict[str, str]] = []
         for m in messages:
-            role = self.observations_as if m.role == "tool" else m.role
+            role, content = self.observations_as if m.role == "tool" else m.role, self._plain(m)
             if self.observations_as == "user" and role == "user" and dialogue and dialogue[-1]["role"] == "user":
-                dialogue[-1]["content"] += "\n" + m.content  # such templates want turns that alternate
+                dialogue[-1]["content"] += "\n" + content  # such templates want turns that alternate
             else:
-                dialogue.append({"role": role, "content": m.content})
+                dialogue.append({"role": role, "content": content})
         try:
             text = self._tokenizer.apply_chat_template(dialogue, tools=self._tools, tokenize=False, add_generation_prompt=True)
         except Exception as e:  # templates raise whatever they like
@@ -210,8 +212,29 @@ class ChatRenderer:
         assert isinstance(text, str)
         return text
 
+    def _plain(self, message: Message) -> str:
+        """Content with control tokens broken up, so that no data can pose as the start or end of a message; in what tools answer
+        also the template's tags, which an author's own prompt may well name (``<think>``)."""
+        if message.role == "assistant":
+            return message.content  # an example of the author's, or a probe of ours
+        control = self._markup if message.role == "tool" else self._control
+        return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", message.content) if control else message.content
+
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
+    """What finds special tokens in a text, and what finds added tokens in angle brackets, too."""
+    added = {str(t) for t in tokenizer.added_tokens_decoder.values()}
+    special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} | set(map(str, tokenizer.all_special_tokens))
+    tags = {t for t in added if t.startswith("<") and t.endswith(">")}
+
+    def finding(tokens: set[str]) -> re.Pattern[str] | None:
+        longest_first = sorted((t for t in tokens if len(t.strip()) > 1), key=lambda t: (-len(t), t))
+        return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    return finding(special), finding(special | tags)
 
 
 def renderer_for(tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]] | None = None) -> Renderer:

@@ -32,14 +32,13 @@ class CanaryScores:
     scripts: dict[str, Script] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, float]:
-        """The ``canaries`` of evaluation.json."""
-        return {name: share.success for name, share in self.success.items()}
-
-    def details(self) -> dict[str, Any]:
-        """For ``summarize(extra=...)``: counts and intervals by kind, and the scripts themselves."""
+    def to_json(self) -> dict[str, Any]:
+        """What evaluation.json says of them: shares of success, counts and intervals by kind, the blind scripts themselves, and
+        why episodes are not in the shares."""
         kinds = {name: {kind: s.to_json() for kind, s in shares.items()} for name, shares in self.by_kind.items()}
         return {
+            "canaries": {name: share.success for name, share in self.success.items()},
+            "canaries_n": {name: share.n for name, share in self.success.items()},
             "canaries_by_kind": kinds,
             "blind_scripts": {k: list(s) for k, s in self.scripts.items()},
             "canary_failures": self.failures,

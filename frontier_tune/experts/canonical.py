@@ -29,7 +29,12 @@ from frontier_tune.experts.families import FAMILIES, attention_projections, fami
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # PEFT options that change what the tensors mean and that neither the learner nor vLLM implement.
-UNSUPPORTED = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "use_qalora")
+UNSUPPORTED = (
+    *("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "use_qalora"),
+    *("use_bdlora", "alora_invocation_tokens", "fan_in_fan_out"),
+)
+# Starts that leave the base as it is; with PEFT's others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) an adapter fits a changed base.
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 _LAYER = re.compile(r"(?:base_model\.model\.)?model\.layers\.(\d+)\.(.+)\.lora_([AB])(?:\.\w+)?(?:\.weight)?$")
 
 _WHOLE = re.compile(r"(?:base_model\.model\.)?model\.layers\.(\d+)\.(.+)\.weight")
@@ -148,11 +153,22 @@ def read_config(adapter_dir: str | Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text())
     except json.JSONDecodeError as e:
         raise BadInput(f"{path}: not valid JSON: {e}") from None
+    if not isinstance(config, dict):
+        raise BadInput(f"{path}: not PEFT's configuration of an adapter, which is an object")
     bad = [key for key in UNSUPPORTED if config.get(key) and not (key == "modules_to_save" and trains_routers(config))]
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or bad or config.get("fan_in_fan_out"):
+    bad += [] if config.get("bias", "none") == "none" else ["bias"]
+    if isinstance(config.get("init_lora_weights"), str) and config["init_lora_weights"].lower() not in _PLAIN_STARTS:
+        bad.append(f"init_lora_weights '{config['init_lora_weights']}'")  # such starts change the base's weights
+    if config.get("peft_type") != "LORA" or bad:
         raise BadInput(
-            f"{path}: only plain LoRA adapters work here; this one is {config.get('peft_type')} with {bad or 'a bias'}"
+            f"{path}: only plain LoRA adapters work here; this one is {config.get('peft_type')}"
+            + (f" with {', '.join(bad)}" if bad else "")
+            + "; turn it into a plain one with PEFT, or merge it into the base"
         )
+    for key in ("r", "lora_alpha"):
+        value = config.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise BadInput(f"{path}: {key} is {value!r}; it must be a number above 0")
     if not isinstance(config.get("target_modules") or [], list):
         raise BadInput(f"{path}: target_modules is a pattern; list the module names instead")
     return config

@@ -340,6 +340,9 @@ class _ExpertsForward:
     def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         if len(self.outer.active_adapters) > 1 and not self.outer.disable_adapters:
             return self.stock(hidden_states, top_k_index, top_k_weights)
+        for wrapper in self.by_name.values():
+            if wrapper.disable_adapters and wrapper.merged:
+                wrapper.unmerge()  # as PEFT's own forward does: else the base would be one that holds the adapter
         base, gate_up, down, biases = self.base, self.base.gate_up_proj, self.base.down_proj, None
         if self.gate is not None:  # with it come biases, and weights [E, in, out]
             gate_up, down, biases = gate_up.mT, down.mT, (base.gate_up_proj_bias, base.down_proj_bias)

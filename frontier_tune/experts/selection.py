@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -98,9 +99,13 @@ def read(adapter_dir: str | Path) -> tuple[Selection, str] | None:
 def load_tensors(adapter_dir: str | Path) -> dict[str, Tensor]:
     """The tensors of an adapter's file with all experts there are, whichever it holds: those that it doesn't are zero.
 
-    Raises BadInput where the file does not hold the experts that the selection names.
+    Raises BadInput where the file can't be read, or does not hold the experts that the selection names.
     """
-    tensors, written = load_file(str(Path(adapter_dir) / WEIGHTS)), read(adapter_dir)
+    path, written = Path(adapter_dir) / WEIGHTS, read(adapter_dir)
+    try:
+        tensors = load_file(str(path))
+    except (SafetensorError, OSError) as e:
+        raise BadInput(f"{path}: can't be read, so it was cut off or is no safetensors file ({e}); copy it here again") from None
     if written is None:
         return tensors
     selection, stored = written

@@ -45,7 +45,8 @@ def check_version(version: str) -> None:
 def register() -> list[str]:
     """Mend this process's vLLM. Returns what was changed; a second call changes nothing and returns the same list.
 
-    On other platforms than CPU only the loading of chosen experts is added: vLLM's own kernels apply expert adapters there.
+    On other platforms than CPU only the loading of adapters is mended (chosen experts, names): vLLM's own kernels apply expert
+    adapters there.
     """
     global _changes
     if _changes is None:
@@ -53,9 +54,9 @@ def register() -> list[str]:
         from vllm.platforms import current_platform
 
         check_version(vllm.__version__)
-        from frontier_tune.experts import vllm_plugin_selection
+        from frontier_tune.experts import vllm_plugin_names, vllm_plugin_selection
 
-        changes = vllm_plugin_selection.install()
+        changes = vllm_plugin_selection.install() + vllm_plugin_names.install()
         if current_platform.is_cpu():
             from frontier_tune.experts import (
                 vllm_plugin_experts,

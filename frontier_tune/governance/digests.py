@@ -36,9 +36,11 @@ def irregular(path: Path) -> str | None:
 def tree(directory: Path, *, code: bool = False) -> dict[str, str]:
     """Digest of every file below ``directory`` by relative path; ``code`` leaves out what running Python code leaves behind.
 
-    A link to a file counts as that file (a hub's cache is made of such links). Raises BadInput for a missing directory, and
-    for anything in it that is no file: a link to a directory, a broken link, a pipe.
+    A link to a file counts as that file (a hub's cache is made of such links), and one file is a tree of itself. Raises BadInput
+    for a missing directory, and for anything in it that is no file: a link to a directory, a broken link, a pipe.
     """
+    if directory.is_file():
+        return {directory.name: file_digest(directory)}
     if not directory.is_dir():
         raise BadInput(f"{directory}: no such directory")
     files = {}

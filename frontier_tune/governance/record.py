@@ -49,7 +49,10 @@ class Inputs:
 
     ``rewards`` may be absent (no rubric beside the environment's own). ``workspace`` is where the git commit is asked, and where
     ``requirements/*.lock`` are the lock files if none is given. Data sheets are those that come with the base, in
-    ``datasheets/``, where none are given. ``sources``: further resolvedDependencies (traces that supervised stages learned from).
+    ``datasheets/``, where none are given. ``sources``: further resolvedDependencies (traces that were learned from).
+
+    ``pinned``: digests of what the run began with, ``base/...``, ``environment/...`` and so on. They stand in the record where
+    there are some: what lies there when a run ends may be another than what was learned from.
     """
 
     recipe: Mapping[str, Any]
@@ -61,6 +64,9 @@ class Inputs:
     device: Mapping[str, Any]
     workspace: Path
     rewards: Path | None = None
+    algorithm: Path | None = None
+    algorithm_name: str = ""
+    pinned: Mapping[str, str] = field(default_factory=dict)
     lock_files: Sequence[Path] = ()
     datasheets: Sequence[DataSheet] = ()
     base_license: str | None = None
@@ -108,7 +114,8 @@ def build(run_dir: Path, inputs: Inputs, *, started: float, finished: float) -> 
 
 
 def _dependencies(inputs: Inputs) -> list[dict[str, Any]]:
-    base = _directory("base", inputs.base, inputs.base_name)
+    pinned = inputs.pinned
+    base = _directory("base", inputs.base, inputs.base_name, pinned)
     sheets, refused = list(inputs.datasheets), []
     for path in sorted((inputs.base / "datasheets").glob("*")) if not sheets else []:
         try:
@@ -118,9 +125,11 @@ def _dependencies(inputs: Inputs) -> list[dict[str, Any]]:
     base["annotations"] |= {"datasheets": [sheet.to_json() for sheet in sheets], "datasheets_refused": refused}
     if inputs.base_license:
         base["annotations"]["license"] = inputs.base_license
-    found = [base, _directory("environment", inputs.environment, inputs.environment_name, code=True)]
-    if inputs.rewards and inputs.rewards.is_dir():
-        found.append(_directory("rewards", inputs.rewards, inputs.rewards.name, code=True))
+    found = [base, _directory("environment", inputs.environment, inputs.environment_name, pinned, code=True)]
+    if inputs.rewards and (inputs.rewards.is_dir() or _of("rewards", pinned)):
+        found.append(_directory("rewards", inputs.rewards, inputs.rewards.name, pinned, code=True))
+    if inputs.algorithm:
+        found.append(_directory("algorithm", inputs.algorithm, inputs.algorithm_name, pinned, code=True))
     found += [dict(source) for source in inputs.sources]
     found.append({"name": "recipe", "digest": {"sha256": content_hash(dict(inputs.recipe))}})
     for path in inputs.lock_files or sorted((inputs.workspace / "requirements").glob("*.lock")):
@@ -133,8 +142,12 @@ def _dependencies(inputs: Inputs) -> list[dict[str, Any]]:
     return found
 
 
-def _directory(name: str, path: Path, uri: str, *, code: bool = False) -> dict[str, Any]:
-    files = tree(path, code=code)
+def _of(name: str, pinned: Mapping[str, str]) -> dict[str, str]:
+    return {path.removeprefix(f"{name}/"): digest for path, digest in pinned.items() if path.startswith(f"{name}/")}
+
+
+def _directory(name: str, path: Path, uri: str, pinned: Mapping[str, str], *, code: bool = False) -> dict[str, Any]:
+    files = _of(name, pinned) or tree(path, code=code)
     return {"name": name, "uri": uri, "digest": {"sha256": tree_digest(files)}, "annotations": {"files": files}}
 
 

@@ -194,7 +194,7 @@ class EpisodeActor:
             pool,
             renderer,
             self._side,
-            max_turns=env.max_turns,
+            max_turns=env.turns,
             max_tokens_per_turn=env.max_tokens_per_turn,
             max_model_len=sampler.max_model_len,
             concurrency=sampler.max_sequences,
@@ -216,7 +216,7 @@ class EpisodeActor:
             self._stream = Stream(
                 self._start,
                 self._stream_side,
-                Limits(env.max_turns, env.max_tokens_per_turn, sampler.max_model_len, sampler.max_sequences),
+                Limits(env.turns, env.max_tokens_per_turn, sampler.max_model_len, sampler.max_sequences),
                 tries={Blame.INFRASTRUCTURE: retry.infrastructure_tries, Blame.ENVIRONMENT: retry.environment_tries},
                 pause=lambda failures: backoff(failures, retry.backoff_s, retry.max_backoff_s),
                 restart=self._recipe.overlap.on_update == "restart",
@@ -267,7 +267,7 @@ class EpisodeActor:
     def canaries(self, heldout: Sequence[Task], train: Sequence[Task]) -> CanaryScores:
         from frontier_tune.evaluation.canaries import run_canaries
 
-        return run_canaries(self._environment("workflow")[0], heldout, train, max_turns=self._recipe.environment.max_turns)
+        return run_canaries(self._environment("workflow")[0], heldout, train, max_turns=self._recipe.environment.turns)
 
     def close(self) -> None:
         self.stream_close()

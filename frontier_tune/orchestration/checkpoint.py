@@ -106,6 +106,9 @@ def may_differ(key: str) -> bool:
 
 def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> None:
     """Raises BadInput, naming the keys, where ``recipe`` differs from ``written`` in more than how long to go on."""
+    if recipe.environment.max_turns is None:  # it is the environment's, which stands in what was written
+        settled = {"max_turns": written.environment.max_turns}
+        recipe = recipe.model_copy(update={"environment": recipe.environment.model_copy(update=settled)})
     differ = differing_keys(written.model_dump(mode="json"), recipe.model_dump(mode="json"))
     if differ:
         raise BadInput(

@@ -20,10 +20,10 @@ def dry_run(recipe: Recipe, recipe_file: Path) -> str:
     notes = []
     if found.directory is not None and not recipe.placement.gpus_per_node and not plan.missing(recipe, found.config):
         ready = preflight.check(recipe, recipe_file)
-        made, counts = ready.plan, ready.counts
+        recipe, made, counts = ready.recipe, ready.plan, ready.counts
         notes = warm_start.describe(warm_start.prepare(ready)).splitlines()
     else:
-        counts = _checked(recipe, root, found)
+        recipe, counts = _checked(recipe, root, found)
         made = plan.make(recipe, found.config, root, recipe_file.stem)
         plan.require_resources(made, preflight.run_directory(recipe, root))
         if found.directory is None:
@@ -35,15 +35,17 @@ def dry_run(recipe: Recipe, recipe_file: Path) -> str:
     return f"# resolved recipe\n{recipes.dump(recipe)}\n# plan\n" + "\n".join([text, *notes])
 
 
-def _checked(recipe: Recipe, root: Path, found: base.Planned) -> dict[str, int]:
-    """What ``preflight.check`` looks at, as far as it needs no tokenizer: counts of tasks by split."""
+def _checked(recipe: Recipe, root: Path, found: base.Planned) -> tuple[Recipe, dict[str, int]]:
+    """What ``preflight.check`` looks at, as far as it needs no tokenizer: the recipe, settled, and counts of tasks by split."""
     from frontier_tune.algorithms import registry
 
     idle.check(recipe)
+    recipe, options = preflight.settle(recipe, root)
     overlap.check(recipe, registry.build(recipe, root))
     preflight.check_trainable(recipe, found.config)
     preflight.check_lengths(recipe, found.config)
-    env, options = recipe.environment, preflight.environment_options(recipe, root)
+    env = recipe.environment
     with preflight.environment(env.path, root, options) as pool:
-        train, heldout = preflight.both_splits(pool, recipe, root)
-    return {"training": len(train), "held-out": len(heldout), "general": env.general_tasks}
+        train, heldout = preflight.both_splits(pool, recipe, root, options)
+        preflight.check_turns(pool, recipe, [*train[: preflight.TRIED], *train[-1:], *heldout[: preflight.TRIED]])
+    return recipe, {"training": len(train), "held-out": len(heldout), "general": env.general_tasks}

@@ -39,6 +39,7 @@ def evaluate(
         note(f"evaluating the base: {len(ready.heldout)} held-out tasks, {len(ready.general)} general ones")
         base = scores.side("base")
         canaries = scores.canaries()
+        scores.tell(canaries)
         note(f"evaluating {adapter}")
         crew.sampler.sync(str(adapter), 1)
         tuned = scores.side("tuned")

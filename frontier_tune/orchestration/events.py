@@ -25,7 +25,7 @@ class Events:
 def read(path: Path) -> list[dict[str, Any]]:
     """All events; a line that a crash cut off is left out."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput, content_hash
-from frontier_tune.governance.digests import file_digest, tree
+from frontier_tune.governance.digests import tree
 from frontier_tune.orchestration.run_dir import RunDir, write_whole
+from frontier_tune.recipe import strict_yaml
 
 if TYPE_CHECKING:
     from frontier_tune.orchestration.preflight import Ready
@@ -24,20 +26,41 @@ _SHOWN = 4
 
 def take(ready: Ready) -> dict[str, str]:
     """SHA-256 of every file of base, environment, rewards and an own algorithm, and of both lists of tasks, by name."""
-    from frontier_tune.sdk.registry import source_directory
+    from frontier_tune.algorithms import registry as algorithms
+    from frontier_tune.sdk.registry import source
 
     recipe, root = ready.recipe, ready.root
+    own = algorithms.source(recipe.algorithm.name, root)
     trees = {
         "base": tree(Path(ready.base)),
-        "environment": tree(source_directory(recipe.environment.path, root), code=True),
+        "environment": tree(source(recipe.environment.path, root), code=True),
         "rewards": tree(root / "rewards", code=True) if (root / "rewards").is_dir() else {},
+        "algorithm": tree(own, code=True) if own else {},
     }
     found = {f"{name}/{path}": digest for name, files in trees.items() for path, digest in files.items()}
-    module = root / (recipe.algorithm.name.partition(":")[0].replace(".", "/") + ".py")
-    if ":" in recipe.algorithm.name and module.is_file():
-        found["algorithm"] = file_digest(module)
     tasks = {"train": ready.train, "heldout": ready.heldout}
     return found | {f"tasks/{split}": content_hash([t.hash for t in listed]) for split, listed in tasks.items()}
+
+
+def written(run: RunDir) -> dict[str, Any]:
+    """What ``pin`` wrote: ``files`` that the run learns from and ``changes`` on the way; both empty where a run has none."""
+    path = run.root / FILE
+    return dict(json.loads(path.read_text())) if path.is_file() else {"files": {}, "changes": []}
+
+
+def changed_since(ready: Ready, run: RunDir) -> list[str]:
+    """What is another than when the run began, or was resumed with ``--accept-changes``."""
+    files = written(run)["files"]
+    return changes(files, take(ready)) if files else []
+
+
+def require_same(ready: Ready, run: RunDir) -> None:
+    """Before processes that died in a run are replaced: what starts anew reads its files anew. Raises BadInput, naming them."""
+    if found := changed_since(ready, run):
+        raise BadInput(
+            f"{run.root}: a process died, and since this run began these have changed, which another in its place would read: "
+            f"{_names(found)}. Put back what was there and resume, or resume with --accept-changes"
+        )
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -48,29 +71,52 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 def pin(ready: Ready, run: RunDir, note: Callable[[str], None], accept: bool = False) -> list[str]:
     """Write a new run's inputs; of one that has some, compare. Returns what has changed, where that is accepted.
 
-    Accepted changes are written down in the file, and the evaluation before training is taken anew. Raises BadInput, naming the
-    files, where something has changed and ``accept`` is false.
+    Accepted changes are written down in the file, as are settings of the recipe that a resume may change; after the former the
+    evaluation before training is taken anew. Raises BadInput, naming the files, where something has changed and ``accept`` is
+    false.
     """
     path, now = run.root / FILE, take(ready)
     if not path.is_file():
         _write(path, now, [], _rows(run))
         return []
-    written: dict[str, Any] = json.loads(path.read_text())
-    found = changes(written["files"], now)
-    if not found:
-        return []
-    names = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
-    if not accept:
+    before = written(run)
+    found, settings = changes(before["files"], now), _settings(ready, run)
+    if found and not accept:
         raise BadInput(
-            f"{run.root}: since this run began these have changed: {names}. Put back what was there, start a new run, or resume "
-            "with --accept-changes: the run's record will then say so, and its base be evaluated anew"
+            f"{run.root}: since this run began these have changed: {_names(found)}. Put back what was there, start a new run, or "
+            "resume with --accept-changes: the run's record will then say so, and its base be evaluated anew"
         )
-    history = [*written["changes"], {"ledger_rows": _rows(run), "from": {n: written["files"].get(n) for n in found}}]
-    for evaluation in [*(run.root / "evaluation").glob("base-*"), *(run.root / "evaluation").glob("canaries*")]:
-        evaluation.unlink()
-    _write(path, now, history, written["ledger_rows"])
-    note(f"inputs     changed since the run began: {names}")
+    change: dict[str, Any] = {}
+    if settings:
+        change["recipe"] = settings
+        note("recipe     changed since the run began: " + ", ".join(f"{k} {a} -> {b}" for k, (a, b) in settings.items()))
+    if found:
+        change["from"] = {n: before["files"].get(n) for n in found}
+        for evaluation in [*(run.root / "evaluation").glob("base-*"), *(run.root / "evaluation").glob("canaries*")]:
+            evaluation.unlink()
+        note(f"inputs     changed since the run began: {_names(found)}")
+    if change:
+        _write(path, now, [*before["changes"], {"ledger_rows": _rows(run), **change}], before["ledger_rows"])
     return found
+
+
+def _settings(ready: Ready, run: RunDir) -> dict[str, list[Any]]:
+    """Keys of the recipe that a resume gives other values than the run had: (before, now). Where the run lies isn't one."""
+    if not run.recipe_file.is_file():
+        return {}
+    before, now = (_flat(strict_yaml.read_recipe(t)) for t in (run.recipe_file.read_text(), recipes.dump(ready.recipe)))
+    keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k != "run.directory")
+    return {k: [before.get(k), now.get(k)] for k in keys}
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict) or not node:
+        return {prefix[:-1]: node}
+    return {k: v for name, part in node.items() for k, v in _flat(part, f"{prefix}{name}.").items()}
+
+
+def _names(found: Sequence[str]) -> str:
+    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 
 
 def _write(path: Path, files: Mapping[str, str], changed: Sequence[Any], rows: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,17 @@ class Measure:
         scores = evaluation.evaluate(tasks, self._player("workflow"), seed=derive_seed("probe", step))
         return {"success": scores.success, "n": scores.n, "ci95": list(scores.ci95)}
 
-    def canaries(self) -> dict[str, float]:
-        """Success of agents that try to score without doing the work."""
+    def canaries(self) -> dict[str, Any]:
+        """What agents that try to score without doing the work came to: keys of evaluation.json."""
         r, episodes = self.ready, self.crew.episodes
-        found = episodes.wait(episodes.submit("canaries", r.heldout, r.train), self.every)
-        shares: dict[str, float] = found.to_json()
-        return shares
+        found: dict[str, Any] = episodes.wait(episodes.submit("canaries", r.heldout, r.train), self.every).to_json()
+        return found
+
+    def tell(self, canaries: Mapping[str, Any]) -> None:
+        """Shares, and what was not graded: an agent at 0 % that was hardly ever graded shows nothing about the grader."""
+        self.note("canaries: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in canaries["canaries"].items()))
+        for why, n in canaries.get("canary_failures", {}).items():
+            self.note(f"          {n} episodes of {why} were not graded, and are in no share")
 
     def _player(self, where: str) -> evaluation.Player:
         def player(specs: Sequence[EpisodeSpec]) -> Iterable[Trajectory]:
@@ -92,7 +97,9 @@ class Measure:
 
 def _read(path: Path, specs: Sequence[EpisodeSpec]) -> list[Trajectory] | None:
     """Episodes of an earlier evaluation, or None where they are not those of ``specs``."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line
+    ]  # not splitlines: U+2028 ends no row
     if [r["task"] for r in rows] != [s.task.hash for s in specs]:
         return None
     return [
@@ -112,7 +119,7 @@ def _read(path: Path, specs: Sequence[EpisodeSpec]) -> list[Trajectory] | None:
 
 
 def write(
-    run: RunDir, base: Side, tuned: Side | None, canaries: dict[str, float], train: dict[str, Any] | None
+    run: RunDir, base: Side, tuned: Side | None, canaries: Mapping[str, Any], train: dict[str, Any] | None
 ) -> dict[str, Any]:
     """evaluation.json."""
     content = summary.summarize(
@@ -122,8 +129,9 @@ def write(
         tuned_sampled=tuned.sampled if tuned else None,
         general_before=base.general,
         general_after=tuned.general if tuned else None,
-        canaries=canaries,
+        canaries=canaries["canaries"],
         train=train,
+        extra={key: value for key, value in canaries.items() if key != "canaries"},
     )
     summary.write(run.root, content)
     return content

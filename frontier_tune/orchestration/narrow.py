@@ -108,7 +108,7 @@ def _played(run: RunDir, base: Path, root: Path, recipe: recipes.Recipe) -> list
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
-    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").split("\n") if line]
     return [_tokens([Message(**m) for m in row["messages"]], renderer, tokenizer)[: recipe.sampler.max_model_len] for row in rows]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import BadInput, Failure, Message, Task
-from frontier_tune.orchestration import overlap
+from frontier_tune.orchestration import accepted, overlap
 from frontier_tune.orchestration import plan as plans
 from frontier_tune.orchestration.base import find
 from frontier_tune.orchestration.groups import derive_seed
@@ -95,6 +95,30 @@ def environment_options(recipe: Recipe, root: Path) -> dict[str, Any]:
     return options
 
 
+def settle(recipe: Recipe, root: Path) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with what its environment decides where it says nothing itself, and the environment's options."""
+    options, env = environment_options(recipe, root), recipe.environment
+    if env.max_turns is None:
+        with environment(env.path, root, options) as pool:
+            env = env.model_copy(update={"max_turns": pool.description["limits"]["turns"]})
+    return recipe.model_copy(update={"environment": env}), options
+
+
+def check_turns(pool: Any, recipe: Recipe, tasks: Sequence[Task]) -> None:
+    """Raises BadInput where a task's golden program takes more turns than an episode has: nobody could solve it."""
+    turns = recipe.environment.turns
+    for task in tasks:
+        try:
+            needed = len(pool.golden(task))
+        except BadInput:
+            continue  # the environment has no golden program, or not for this task: `env check` tells
+        if needed > turns:
+            raise BadInput(
+                f"environment.max_turns: {turns}, but the golden program of {task.split} task {task.hash} ({task.kind}) takes "
+                f"{needed} turns; raise it, or limits.turns of the environment where the recipe doesn't name it"
+            )
+
+
 def check_effects(recipe: Recipe, root: Path, effects: Mapping[str, Any]) -> None:
     """Raises BadInput where a tool writes to production and the recipe or the policy file does not allow it.
 
@@ -125,6 +149,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
 
     root = find_root(recipe, recipe_file)
     idle.check(recipe)
+    recipe, options = settle(recipe, root)
     algorithm = registry.build(recipe, root)
     overlap.check(recipe, algorithm)  # an unknown algorithm, or settings that don't fit together
     base = find(recipe)
@@ -134,11 +159,12 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     check_lengths(recipe, config)
     build.build()  # here, once, where a missing compiler is told clearly: actors load what lies there then
     env = recipe.environment
-    options = environment_options(recipe, root)
     with environment(env.path, root, options) as pool:
-        train, heldout = both_splits(pool, recipe, root)
+        train, heldout = both_splits(pool, recipe, root, options)
         renderer = make_renderer(base, pool.description["schemas"])
-        begun = [_begin(pool, task) for task in [*train[:TRIED], *heldout[:TRIED]]]
+        tried = [*train[:TRIED], *train[-1:], *heldout[:TRIED]]  # those of people come last
+        begun = [_begin(pool, task) for task in tried]
+        check_turns(pool, recipe, tried)
     general = _general(root, "heldout", env.general_tasks, derive_seed("general"))
     rehearsed = recipe.algorithm.rehearsal_groups and REHEARSAL_TASKS
     rehearsal = _general(root, "train", rehearsed, derive_seed("rehearsal", recipe.seed))
@@ -152,7 +178,7 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     return Ready(recipe, recipe_file.stem, root, base, config, options, plan, train, heldout, general, rehearsal, openings)
 
 
-def both_splits(pool: Any, recipe: Recipe, root: Path) -> tuple[list[Task], list[Task]]:
+def both_splits(pool: Any, recipe: Recipe, root: Path, options: Mapping[str, Any]) -> tuple[list[Task], list[Task]]:
     """Training and held-out tasks of an environment that may be trained on. Raises BadInput where it mayn't, or they overlap."""
     from frontier_tune.sdk.tasks import check_disjoint
 
@@ -161,7 +187,7 @@ def both_splits(pool: Any, recipe: Recipe, root: Path) -> tuple[list[Task], list
     train = draw(pool, "train", env.train_tasks, recipe.seed)
     if env.accepted_tasks:
         known = {t.hash for t in train}
-        train += [t for t in _accepted(root / env.accepted_tasks) if t.hash not in known]
+        train += [t for t in accepted.tasks(recipe, root, options) if t.hash not in known]
     heldout = draw(pool, "heldout", env.heldout_tasks, derive_seed("heldout"))  # the same for every run seed: runs compare
     check_disjoint(train, heldout)
     return train, heldout
@@ -191,16 +217,6 @@ def draw(pool: Any, split: str, n: int, seed: int) -> list[Task]:
     if not tasks:
         raise BadInput(f"environment: the {split} task set is empty; let tasks() return at least one")
     return tasks
-
-
-def _accepted(directory: Path) -> list[Task]:
-    """Tasks that a person accepted from traces of work."""
-    from frontier_tune.traces.store import Store
-
-    found = [p.task for p in Store.open(directory).proposals if p.status == "accepted" and p.task]
-    if not found:
-        raise BadInput(f"environment.accepted_tasks: {directory} has none; accept some with: frontier-tune traces accept")
-    return found
 
 
 def _general(root: Path, split: str, n: int, seed: int) -> list[Task]:

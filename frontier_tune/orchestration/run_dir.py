@@ -121,13 +121,14 @@ class RunDir:
     def write_rollouts(self, name: str, trajectories: list[Trajectory]) -> Path:
         path = self.root / "rollouts" / f"{name}.jsonl"
         path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(t.to_json(), ensure_ascii=False) + "\n" for t in trajectories))
+        rows = "".join(json.dumps(t.to_json(), ensure_ascii=False) + "\n" for t in trajectories)
+        path.write_text(rows, encoding="utf-8")
         return path
 
     def rewind(self, step: int) -> None:
         """Forget metrics and rollouts of the steps after ``step``, the checkpoint's: a resumed run writes them again."""
         if self.metrics.is_file():
-            rows = [line for line in self.metrics.read_text().splitlines() if line.strip()]
+            rows = [line for line in self.metrics.read_text(encoding="utf-8").split("\n") if line.strip()]
             kept = [line for line in rows if _step_of(line) <= step]
             write_whole(self.metrics, "".join(line + "\n" for line in kept))
         for path in (self.root / "rollouts").glob("step-*.jsonl"):

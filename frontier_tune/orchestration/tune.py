@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frontier_tune.contracts import FrontierTuneError, LimitReached
-from frontier_tune.orchestration import checkpoint, joined, measure, run_dir, warm_start
+from frontier_tune.orchestration import accepted, checkpoint, inputs, joined, measure, run_dir, warm_start
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.events import Events, began
 from frontier_tune.orchestration.groups import GroupPlan, derive_seed
@@ -53,10 +53,15 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
         events.log("resumed" if resume else "started", step=state.step, pid=os.getpid())
         crew.episodes.on_beat = status.beat
 
+        def replace_dead(error: Any, policy: tuple[str, int] | None = None) -> None:
+            inputs.require_same(ready, run)
+            recover.replace(error, crew, policy)
+
         def go_back(error: Any) -> None:
             nonlocal state, at
             status.restarts += 1
             status.phase("restarting")
+            inputs.require_same(ready, run)
             state, at = recover.go_back(error, ready, run, crew, note)
             events.log("restarted", step=state.step)
 
@@ -64,20 +69,18 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
             status.phase("evaluating the base")
             base, canaries = supervisor.run(
                 lambda tries: _before(scores, ready, run, note, reuse=resume or tries > 0),
-                lambda error: recover.replace(error, crew),
+                replace_dead,
             )
             if start is not None:
                 supervisor.run(
                     lambda tries: warm_start.evaluate(ready, run, crew, scores, resume, tries),
-                    lambda error: recover.replace(error, crew),
+                    replace_dead,
                 )
             state = supervisor.run(lambda _: _train(ready, run, crew, state, at, start, scores, stop, note, status), go_back)
             note(f"evaluating the tuned model: {len(ready.heldout)} held-out tasks")
             status.phase("evaluating the tuned model", state)
             policy = str(run.result(ready.recipe)), state.version
-            tuned = supervisor.run(
-                lambda tries: scores.side("tuned", reuse=tries > 0), lambda error: recover.replace(error, crew, policy)
-            )
+            tuned = supervisor.run(lambda tries: scores.side("tuned", reuse=tries > 0), lambda error: replace_dead(error, policy))
         except Stopped as e:
             with suppress(OSError):  # a full disk takes no word of how it ended; that is said all the same
                 events.log("stopped", code=e.exit_code)
@@ -92,7 +95,7 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
             raise LimitReached(f"{run.root}: the disk is full; free some. The last checkpoint stands") from e
     content = measure.write(run, base, tuned, canaries, _cost(run, state))
     events.log("finished", step=state.step)
-    finish(ready, run, started)
+    finish(ready, run, started, note)
     return content
 
 
@@ -138,7 +141,7 @@ def _lost(why: str, run: RunDir) -> None:
     os.write(2, f"\nfrontier-tune: {message}\n".encode())
 
 
-def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool) -> tuple[Side, dict[str, float]]:
+def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool) -> tuple[Side, dict[str, Any]]:
     """The base and the canaries. Both depend on nothing that training changes, so a resumed run takes what is there."""
     note(f"evaluating the base: {len(ready.heldout)} held-out tasks, {len(ready.general)} general ones")
     base = scores.side("base", reuse)
@@ -146,8 +149,8 @@ def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool)
     if not (reuse and path.is_file()):
         found = scores.canaries()
         run_dir.write_whole(path, json.dumps(found, indent=1))
-    canaries: dict[str, float] = json.loads(path.read_text())
-    note("canaries: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in canaries.items()))
+    canaries: dict[str, Any] = json.loads(path.read_text())
+    scores.tell(canaries)
     return base, canaries
 
 
@@ -240,37 +243,42 @@ def provenance(ready: Ready) -> dict[str, Any]:
     named = ready.recipe.base
     return {
         "base": base_name(named) if Path(named).is_absolute() else named,
+        "model_type": ready.config.model_type,
         "base_sha256": tree_digest(tree(ready.base)),
         "environment": ready.recipe.environment.path,
         "company_seed": ready.recipe.company.seed,
     }
 
 
-def finish(ready: Ready, run: RunDir, started: float) -> None:
+def finish(ready: Ready, run: RunDir, started: float, note: Note) -> None:
     """Record, report and learning curve; what only the running run needed goes."""
+    from frontier_tune.algorithms import registry
     from frontier_tune.governance import record
     from frontier_tune.reporting import report
+    from frontier_tune.sdk.registry import source
 
     shutil.rmtree(run.root / "sync", ignore_errors=True)
     recipe, root = ready.recipe, ready.root
-    environment = root / recipe.environment.path
-    if not environment.is_dir():  # an import path: the package that the class comes from
-        from frontier_tune.sdk.registry import source_directory
-
-        environment = source_directory(recipe.environment.path, root)
-    inputs = record.Inputs(
+    pinned = inputs.written(run)
+    if late := inputs.changed_since(ready, run):
+        note(f"inputs     changed while the run went on: {', '.join(late)}; the record lists those it began with, and says so")
+    made_of = record.Inputs(
         recipe=recipe.model_dump(mode="json"),
         base=Path(ready.base),
         base_name=recipe.base,
-        environment=environment,
+        environment=source(recipe.environment.path, root),
         environment_name=recipe.environment.path,
         seeds={"seed": recipe.seed, "company.seed": recipe.company.seed},
         device=_device(),
         workspace=root,
         rewards=root / "rewards",
-        sources=warm_start.sources(run),
+        algorithm=registry.source(recipe.algorithm.name, root),
+        algorithm_name=recipe.algorithm.name,
+        pinned=pinned["files"],
+        sources=[*warm_start.sources(run), *accepted.sources(ready)],
+        extra={"inputs": {"changed_at_resumes": pinned["changes"], "changed_by_the_end": late}},
     )
-    record.write(run.root, record.build(run.root, inputs, started=started, finished=time.time()))
+    record.write(run.root, record.build(run.root, made_of, started=started, finished=time.time()))
     report.write(run.root)
 
 

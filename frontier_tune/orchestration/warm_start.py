@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import BadInput, content_hash
+from frontier_tune.orchestration.accepted import require_made_for
 from frontier_tune.orchestration.preflight import Ready
 from frontier_tune.orchestration.run_dir import RunDir, write_whole
 from frontier_tune.recipe import Recipe
@@ -65,7 +66,7 @@ def prepare(ready: Ready) -> list[Stage]:
             rows = read(source)
             if not rows:
                 raise BadInput(f"{key}: {source} has no rows; without a review a trace is no example")
-            _same_environment(ready, key, source, store.manifest_of(source))
+            require_made_for(ready.recipe, ready.options, key, source, store.manifest_of(source))
             tokens.require_allowed(rows, warm.allow_model_output, f"{key}: {source}")
             for row in rows:
                 if leak := held_out.leak(row.made.task, row.opening):
@@ -81,26 +82,13 @@ def prepare(ready: Ready) -> list[Stage]:
     return stages
 
 
-def _same_environment(ready: Ready, key: str, source: Path, manifest: dict[str, Any] | None) -> None:
-    """Rows of another company's seed would teach that company's conventions, without any error."""
-    if manifest is None:
-        return
-    ours = (ready.recipe.environment.path, ready.options)
-    theirs = (manifest["environment"], manifest["options"])
-    if theirs != ours:
-        raise BadInput(
-            f"{key}: {source} was made with {theirs[0]} and options {theirs[1]}, the recipe has {ours[0]} and options {ours[1]}; "
-            "import the traces again with --recipe"
-        )
-
-
 def _within_limits(recipe: Recipe, where: str, name: str, ids: Row, turns: int) -> None:
     env, longest = recipe.environment, recipe.sampler.max_model_len
     length = len(ids[0]) if name == "sft" else len(ids[0]) + max(len(ids[1]), len(ids[2]))
     if length > longest:
         raise BadInput(f"{where}: {length} tokens, but no rollout gets longer than sampler.max_model_len, {longest}; take it out")
-    if turns > env.max_turns:
-        raise BadInput(f"{where}: {turns} turns, but environment.max_turns is {env.max_turns}; raise it or take the row out")
+    if turns > env.turns:
+        raise BadInput(f"{where}: {turns} turns, but environment.max_turns is {env.turns}; raise it or take the row out")
     said = _longest_turn(ids[1]) if name == "sft" else len(ids[1])
     if said > env.max_tokens_per_turn:
         raise BadInput(
@@ -242,8 +230,8 @@ def write_metrics(run: RunDir, stages: Sequence[Stage]) -> None:
     """Rows of the stages at the head of metrics.jsonl (``stage``, ``update``; step 0), and warm_start.json."""
     found = [json.loads((s.directory(run) / "stage.json").read_text()) for s in stages]
     rows = [{"stage": f["stage"], "step": 0, **row} for f in found for row in f["history"]]
-    before = run.metrics.read_text().splitlines() if run.metrics.is_file() else []
-    kept = [line for line in before if '"stage"' not in line]
+    before = run.metrics.read_text(encoding="utf-8").split("\n") if run.metrics.is_file() else []
+    kept = [line for line in before if line and '"stage"' not in line]
     write_whole(run.metrics, "".join(f"{line}\n" for line in [*map(json.dumps, rows), *kept]))
     summary = [{k: v for k, v in f.items() if k not in ("history", "digests", "base")} for f in found]
     for entry, f in zip(summary, found, strict=True):

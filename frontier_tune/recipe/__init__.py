@@ -18,6 +18,7 @@ from frontier_tune.contracts import BadInput
 from frontier_tune.recipe import full, strict_yaml
 from frontier_tune.recipe.algorithm import ALGORITHMS, LOOP_SETTINGS, Algorithm
 from frontier_tune.recipe.sections import (
+    LEAST_TEMPERATURE,
     Adapter,
     Company,
     Dpo,
@@ -45,6 +46,7 @@ __all__ = [
     "Dpo",
     "Environment",
     "LOOP_SETTINGS",
+    "LEAST_TEMPERATURE",
     "Learner",
     "Overlap",
     "Parity",
@@ -183,26 +185,10 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
                 raise BadInput(f"override '{item}': '{part}' is a value, not a section")
             node = nxt
         try:
-            node[leaf] = _number(strict_yaml.read(raw))
+            node[leaf] = strict_yaml.read_recipe(raw)
         except yaml.YAMLError as e:
             raise BadInput(f"override '{item}': the value is not YAML ({e})") from None
     return data
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; a recipe means the number."""
-    if isinstance(value, str):
-        try:
-            return float(value) if any(c.isdigit() for c in value) and "e" in value.lower() else value
-        except ValueError:
-            return value
-    return value
-
-
-def _numbers(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {k: _numbers(v) for k, v in node.items()}
-    return [_numbers(v) for v in node] if isinstance(node, list) else _number(node)
 
 
 def parse(data: Any, overrides: Iterable[str] = (), where: str = "recipe") -> Recipe:
@@ -210,7 +196,7 @@ def parse(data: Any, overrides: Iterable[str] = (), where: str = "recipe") -> Re
     if not isinstance(data, dict):
         raise BadInput(f"{where}: a recipe is a mapping of keys, this is {type(data).__name__}")
     try:
-        return Recipe.model_validate(apply_overrides(_numbers(data), overrides))
+        return Recipe.model_validate(apply_overrides(data, overrides))
     except ValidationError as e:
         raise _explain(e, where) from None
 
@@ -222,7 +208,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         near = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise BadInput(f"{path}: no such recipe" + (f"; here are: {', '.join(near)}" if near else ""))
     try:
-        data = strict_yaml.read(path.read_text(encoding="utf-8")) or {}
+        data = strict_yaml.read_recipe(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: not valid YAML: {e}") from None
     return parse(data, overrides, str(path))
@@ -230,4 +216,4 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML; ``load`` of it gives an equal recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    return strict_yaml.write_recipe(recipe.model_dump(mode="json"))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from frontier_tune.recipe.sections import Section
+from frontier_tune.recipe.sections import Options, Section
 
 # Settings of the algorithms (frontier_tune/algorithms), by name, with each one's defaults; None: none, or derived. The classes
 # there have the same (a test holds the two together). What isn't listed under an algorithm is refused with it.
@@ -79,7 +79,7 @@ class Algorithm(Section):
     value_clip: float | None = Field(None, ge=0)
     value_coefficient: float | None = Field(None, gt=0)
     critic_learning_rate: float | None = Field(None, gt=0)
-    options: dict[str, Any] = Field(default_factory=dict, description="Settings of an own algorithm that have no key here")
+    options: Options = Field(default_factory=dict, description="Settings of an own algorithm that have no key here")
 
     @model_validator(mode="before")
     @classmethod

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+LEAST_TEMPERATURE = 0.01  # vLLM samples at this where it is given less, which no learner would know
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+def _as_json(value: Any) -> Any:
+    """``value``, where JSON has a form for it: options travel, and are recorded, as JSON."""
+    if isinstance(value, dict):
+        if odd := [k for k in value if not isinstance(k, str)]:
+            raise ValueError(f"key {odd[0]!r} is no text; quote it")
+        for part in value.values():
+            _as_json(part)
+    elif isinstance(value, list):
+        for part in value:
+            _as_json(part)
+    elif not (value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))):
+        raise ValueError(f"{value!r} has no form in JSON; give text, a finite number, true, false, null, a list or a mapping")
+    return value
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_as_json)]
 
 
 class Company(Section):
@@ -25,12 +46,17 @@ class Environment(Section):
     accepted_tasks: str | None = Field(None, description="A directory of traces whose accepted tasks train, too: docs/traces.md")
     heldout_tasks: int = Field(320, ge=1, description="Held-out tasks for the evaluation before and after")
     general_tasks: int = Field(200, ge=0, description="General tasks by which forgetting is seen")
-    max_turns: int = Field(8, ge=1)
+    max_turns: int | None = Field(None, ge=1, description="Turns of an episode; default: those of the environment's limits")
     max_tokens_per_turn: int = Field(64, ge=1)
     workers: int = Field(1, ge=1, description="Environment worker processes")
     step_timeout_s: float = Field(20.0, gt=0)
-    options: dict[str, Any] = Field(default_factory=dict, description="Passed to the environment as they are")
+    options: Options = Field(default_factory=dict, description="Passed to the environment as they are")
     allow_real_writes: list[str] = Field([], description="Tools that may write to production; policy.yaml has to allow them, too")
+
+    @property
+    def turns(self) -> int:
+        """``max_turns``, settled: preflight writes the environment's own into the recipe. Before that, what ``Limits`` has."""
+        return self.max_turns or 8
 
 
 class Adapter(Section):
@@ -81,7 +107,7 @@ class Sampler(Section):
     max_sequences: int = Field(128, ge=1)
     kv_cache_mb: int = Field(512, ge=16)
     threads: int = Field(2, ge=1)
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=LEAST_TEMPERATURE)
     routes: bool = Field(False, description="Give the experts of each token to the learner; algorithm.replay: sampler implies it")
     prefix_caching: bool = Field(True, description="Keep what common prefixes were computed to; off with run.deterministic")
 

@@ -36,7 +36,7 @@ class Example:
 def read(path: Path) -> list[dict[str, Any]]:
     """Episodes of a .jsonl file. Raises BadInput with the line where one is not an episode."""
     episodes = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # not splitlines: U+2028 ends no row
         if not line.strip():
             continue
         try:

@@ -184,11 +184,18 @@ def _undocumented(record: Mapping[str, Any]) -> list[str]:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    """Never 0 or 100 % for what is not: 0.997 is not '100 %'."""
+    return "–" if share is None else f"{_hundredths(share, digits)} %"
+
+
+def _hundredths(share: float, digits: int) -> str:
+    text = f"{100 * share:.{digits}f}"
+    exact = float(text) not in (0.0, 100.0) or share in (0, 1) or digits == 3
+    return text if exact else _hundredths(share, digits + 1)
 
 
 def interval(ci: Any) -> str:
-    return f"{100 * ci[0]:.0f}–{100 * ci[1]:.0f} %" if ci and None not in ci else ""
+    return f"{_hundredths(ci[0], 0)}–{_hundredths(ci[1], 0)} %" if ci and None not in ci else ""
 
 
 def p_value(p: float) -> str:

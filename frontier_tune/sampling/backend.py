@@ -112,7 +112,11 @@ class Backend:
             if routes:
                 self._require_routes()  # before there is an engine that would have to be shut down
             self.engine = self._build(sampler, targets, rank, slots, seed, log)
-        self.routes = self._route_store() if routes else None
+        try:
+            self.routes = self._route_store() if routes else None
+        except BaseException:
+            self.close()  # nobody else knows of it
+            raise
 
     def _build(self, sampler: recipe.Sampler, targets: list[str], rank: int, slots: int, seed: int, log: Path) -> Any:
         import torch
@@ -162,9 +166,11 @@ class Backend:
             **lora,
         )
         global _engines
-        engine = LLMEngine.from_engine_args(args)
+        try:
+            engine = LLMEngine.from_engine_args(args)
+        finally:
+            torch.set_num_threads = set_num_threads  # vLLM replaces it for the whole process, and for good where it fails
         _engines += 1
-        torch.set_num_threads = set_num_threads  # vLLM replaces it for the whole process
         _log_to(log)  # again: vLLM sets its own handlers up at start
         # The engine makes many small objects a step and no cycles; what is there now stays. The collector looks seldom.
         gc.collect()
@@ -251,8 +257,11 @@ class Backend:
         p, tokens = request.params, list(request.tokens)
         version = self.versions.current if number is None else self.versions.get(number)
         self._check_tokens(tokens, self.max_len - 1)
-        if p.max_tokens < 1 or not p.temperature >= 0:
-            raise BadInput(f"request {request.id}: max_tokens {p.max_tokens} and temperature {p.temperature}; at least 1 and 0")
+        if p.max_tokens < 1 or not (p.temperature == 0 or p.temperature >= recipe.LEAST_TEMPERATURE):
+            raise BadInput(
+                f"request {request.id}: max_tokens {p.max_tokens} and temperature {p.temperature}; at least 1, and 0 or at least "
+                f"{recipe.LEAST_TEMPERATURE} (vLLM samples at that where it is given less)"
+            )
         params = SamplingParams(
             max_tokens=min(p.max_tokens, self.max_len - len(tokens)),
             temperature=p.temperature,
@@ -323,7 +332,10 @@ class Backend:
             return
         version = self.versions.add(adapter_dir, number, self.dtype)
         try:
-            self.engine.add_lora(self._lora(version))
+            try:
+                self.engine.add_lora(self._lora(version))
+            except ValueError as e:  # vLLM's own refusal must not end the engine, and every open request with it
+                raise BadInput(f"{adapter_dir}: vLLM does not take this adapter: {e}") from e
             if version.routers:
                 self._routers().put(self.manager, self.config, version.id, version.routers)
             resident.read(self.manager, version.id, self.config, version.peft)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 
-def engine_environment(threads: int, device: str = "cpu") -> dict[str, str]:
+def engine_environment(threads: int) -> dict[str, str]:
     """Variables for a process that runs the engine with ``threads`` compute threads (a Ray actor's ``runtime_env``).
 
     They must be set before torch is imported: the OpenMP runtime reads them once. Threads wait passively, as spinning ones
-    cost other processes on the same cores 5 to 20 times in wall clock. Nothing is sent anywhere. On CPU the model runner
-    is the one that doesn't need Triton, and nothing is compiled: with LoRA vLLM runs eager there, so that the compiler would
-    only cost seconds at start.
+    cost other processes on the same cores 5 to 20 times in wall clock. Nothing is sent anywhere. The model runner is the one that
+    doesn't need Triton, which the plugin is tested with, and nothing is compiled: engines are made eager, as vLLM's CPU platform
+    makes all with LoRA, so that the compiler would only cost seconds at start.
     """
     if threads < 1:
         raise ValueError(f"threads: at least 1, not {threads}")
@@ -33,12 +33,14 @@ def engine_environment(threads: int, device: str = "cpu") -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-    } | ({"VLLM_USE_V2_MODEL_RUNNER": "0", "TORCHDYNAMO_DISABLE": "1"} if device == "cpu" else {})
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "TORCHDYNAMO_DISABLE": "1",
+    }
 
 
-def apply(threads: int, device: str = "cpu") -> None:
+def apply(threads: int) -> None:
     """Set the variables in this process, keeping OpenMP's where they are set already. Call before importing torch."""
-    for key, value in engine_environment(threads, device).items():
+    for key, value in engine_environment(threads).items():
         if key.startswith(("OMP_", "MKL_")):
             os.environ.setdefault(key, value)
         else:

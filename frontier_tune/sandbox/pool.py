@@ -51,8 +51,8 @@ class EnvironmentPool:
         log: file that workers' standard error and the environments' prints are appended to; the parent's by default.
         allow_real_writes: tools with the effect ``real`` that may run; every other one fails the episode that calls it.
 
-    Raises BadInput where the environment can't be loaded, WorkerStartError where a worker can't start: one that is killed from
-    outside meanwhile is replaced, twice in a row.
+    Raises BadInput where the environment can't be loaded, or its code is another when a worker is replaced; WorkerStartError
+    where a worker can't start: one that is killed from outside meanwhile is replaced, twice in a row.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class EnvironmentPool:
         self._lost: dict[int, Failure] = {}
         self._results: deque[tuple[int, Result]] = deque()
         self.restarts = self._start_deaths = 0
+        self._description: dict[str, Any] = {}
         self._workers: list[WorkerProcess] = []
         try:
             self._workers += [self._start() for _ in range(workers)]
@@ -94,7 +95,8 @@ class EnvironmentPool:
 
     @property
     def description(self) -> dict[str, Any]:
-        """``name``, ``version``, ``schemas`` (tools, OpenAI's format), ``effects`` (by tool), ``options`` (names), ``limits``."""
+        """``name``, ``version``, ``schemas`` (tools, OpenAI's format), ``effects`` (by tool), ``options`` (names), ``limits``,
+        ``code`` (a digest)."""
         return self._description
 
     @property
@@ -240,6 +242,11 @@ class EnvironmentPool:
         if "refused" in answer:
             raise (BadInput if answer["bad_input"] else WorkerStartError)(answer["refused"])
         if "ready" in answer:
+            if self._description and answer["ready"]["code"] != self._description["code"]:
+                raise BadInput(
+                    f"environment {self._setup['path']}: its code, or that of rewards/, was changed while episodes are played, "
+                    "so that a new worker would grade by other rules than those before; put back what was there"
+                )
             worker.ready = self._description = answer["ready"]
             self._start_deaths = 0
             return

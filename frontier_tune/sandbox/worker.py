@@ -80,10 +80,13 @@ class Host:
         return env
 
     def describe(self) -> dict[str, Any]:
+        from frontier_tune.sdk.registry import code_hash
+
         env = self._idle[0]
         options = list(inspect.signature(type(env)).parameters)
         description: dict[str, Any] = {"name": env.name, "version": env.version, "schemas": env.schemas, "options": options}
         description["effects"] = env.effects.of_tools
+        description["code"] = code_hash(self._setup["path"], self._setup["root"])
         return description | {"limits": asdict(env.limits), "confinement": self._code.confinement if self._code else None}
 
     def run(self, slot: int, op: str, payload: dict[str, Any]) -> dict[str, Any]:

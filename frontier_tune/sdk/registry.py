@@ -64,19 +64,34 @@ def list_environments(root: str | Path = ".") -> list[str]:
     return names + sorted(point.name for point in entry_points(group=ENTRY_POINTS))
 
 
-def source_directory(path: str, root: str | Path = ".") -> Path:
-    """Where an environment's own files lie: its directory in the workspace, or that of the module that defines its class."""
+def source(path: str, root: str | Path = ".") -> Path:
+    """Where an environment's own files lie: its directory in the workspace, or that of the package that defines its class. Of a
+    module in no package it is the module: what lies beside that one is not the environment's."""
     directory = (Path(root) / path).resolve()
-    return directory if directory.is_dir() else Path(inspect.getfile(find_class(path, root))).parent
+    if directory.is_dir():
+        return directory
+    cls = find_class(path, root)
+    file = Path(inspect.getfile(cls))
+    return file.parent if "." in cls.__module__ else file
 
 
 def environment_hash(path: str, root: str | Path = ".") -> str:
     """SHA-256 over names and contents of the environment's files, compiled and hidden ones left out."""
-    directory = source_directory(path, root)
+    return _hash(source(path, root))
+
+
+def code_hash(path: str, root: str | Path = ".") -> str:
+    """SHA-256 over the Python files of the environment and of the workspace's ``rewards``: what a worker that starts runs."""
+    return "".join(_hash(where, ".py") for where in (source(path, root), Path(root) / "rewards") if where.exists())
+
+
+def _hash(where: Path, suffix: str = "") -> str:
     digest = hashlib.sha256()
-    for file in sorted(directory.rglob("*"), key=lambda f: f.relative_to(directory).as_posix()):
+    directory, files = (where.parent, [where]) if where.is_file() else (where, list(where.rglob("*")))
+    for file in sorted(files, key=lambda f: f.relative_to(directory).as_posix()):
         relative = file.relative_to(directory)
-        if file.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+        if file.is_file() and file.name.endswith(suffix) and not hidden:
             digest.update(f"{relative.as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 

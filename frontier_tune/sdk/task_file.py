@@ -30,7 +30,7 @@ class TaskFile:
             raise BadInput(f"{self.path.name}: heldout is a share between 0 and 1, not {heldout!r}")
         self._heldout = heldout
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = self.path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand within a task
         except (OSError, UnicodeDecodeError) as e:
             raise BadInput(f"task file {self.path}: it can't be read: {e}") from None
         rows = [(number, self._row(number, line)) for number, line in enumerate(lines, 1) if line.strip()]

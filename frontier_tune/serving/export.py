@@ -78,11 +78,11 @@ class Exported:
 def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None) -> Exported:
     """Export a run directory's adapter, or an adapter directory, to the new directory ``out``.
 
-    ``peft`` is what any PEFT and stock vLLM read: all experts, those that were not chosen at zero. ``compact`` holds the chosen
-    experts alone (``experts.selection``), for vLLM with this project's plugin. ``base_dir`` is the base that the adapter was
-    trained on: needed for ``merged``; else it adds the check that the adapter fits it. Raises BadInput where ``out`` exists,
-    ``source`` holds no adapter, it was changed after the run's record was written, or it belongs to another base; GateFailed
-    where the merged copy does not compute what base + adapter compute.
+    ``peft`` is what any PEFT reads, and stock vLLM but for what ``remark`` says: all experts, those that were not chosen at zero.
+    ``compact`` holds the chosen experts alone (``experts.selection``), for vLLM with this project's plugin. ``base_dir`` is the
+    base that the adapter was trained on: needed for ``merged``; else it adds the check that the adapter fits it. Raises BadInput
+    where ``out`` exists, ``source`` holds no adapter, it was changed after the run's record was written, or it belongs to another
+    base; GateFailed where the merged copy does not compute what base + adapter compute.
     """
     if layout not in get_args(Layout):
         raise BadInput(f"export: layout '{layout}' is unknown; choose one of {', '.join(get_args(Layout))}")
@@ -100,14 +100,34 @@ def export(source: Path, layout: Layout, out: Path, base_dir: Path | None = None
         gap, rounding = None, None
         if layout == "merged":
             assert base_dir is not None
-            gap, rounding = _merge(adapter, base_dir, work)
+            with tempfile.TemporaryDirectory(prefix="frontier-tune-") as whole_adapter:
+                _copy(adapter, Path(whole_adapter))
+                _restore(Path(whole_adapter), "peft")  # PEFT reads no file of chosen experts alone
+                gap, rounding = _merge(Path(whole_adapter), base_dir, work)
         else:
             _copy(adapter, work)
             _restore(work, layout)
             _name_base(work)
         files = {p.relative_to(work).as_posix(): _digest(p) for p in sorted(work.rglob("*")) if p.is_file()}
-    routers = layout == "peft" and canonical.trains_routers(config)
-    return Exported(out, layout, files, gap, ROUTERS if routers else str(rounding or ""), rounding)
+    remarks = [str(rounding)] if rounding else []
+    if layout == "peft" and canonical.trains_routers(config):
+        remarks.append(ROUTERS)
+    if layout != "merged" and config.get("target_parameters") and (said := _names(adapter, base_dir)):
+        remarks.append(said)
+    return Exported(out, layout, files, gap, "; ".join(filter(None, remarks)), rounding)
+
+
+def _names(adapter: Path, base_dir: Path | None) -> str:
+    """What stock vLLM makes of an adapter whose experts it calls otherwise; empty where it doesn't, or that isn't known."""
+    sources = [base_dir / "config.json"] if base_dir else []
+    told = [json.loads(p.read_text(encoding="utf-8")) for p in (*sources, adapter / PROVENANCE) if p.is_file()]
+    family = families.FAMILIES.get(next((str(t["model_type"]) for t in told if "model_type" in t), ""))
+    if family is None or family.experts == family.vllm_experts:
+        return ""
+    return (
+        f"stock vLLM calls this base's experts {family.vllm_experts} and, without a word, leaves those of an adapter out that "
+        f"calls them {family.experts}: serve it with this project's plugin, which finds them, or export --layout merged"
+    )
 
 
 def _copy(adapter: Path, work: Path) -> None:

@@ -129,3 +129,40 @@ def test_environments_are_listed_and_shown(
         check=True,
     )
     assert "say" in done.stdout and "reward 1" in done.stdout
+
+
+BROKEN = """
+from frontier_tune.sdk import WorkflowEnv
+class Desk(WorkflowEnv):
+    name = "desk"
+    def __init__(self, size: int = 1) -> None:
+        super().__init__()
+        self.size = undefined
+    def tasks(self, split, n, seed): ...
+    def begin(self, task): ...
+    def grade(self): ...
+"""
+
+
+def test_an_environment_that_cannot_be_shown_says_whose_fault_it_is(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "envs" / "unfinished_desk").mkdir(parents=True)
+    (tmp_path / "envs" / "unfinished_desk" / "__init__.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["env", "show", "envs/unfinished_desk"]) == 2
+    said = capsys.readouterr().err
+    assert "NameError: name 'undefined' is not defined" in said and "unfinished_desk/__init__.py:7" in said
+    assert "a fault of frontier-tune" not in said
+
+
+def test_an_environment_without_a_golden_program_is_shown(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (root / "tests" / "toy_env" / "envs" / "echo" / "__init__.py").read_text()
+    (tmp_path / "envs" / "no_golden").mkdir(parents=True)
+    (tmp_path / "envs" / "no_golden" / "__init__.py").write_text(text.replace("def golden(", "def _golden("))
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["env", "show", "envs/no_golden"]) == 0
+    said = capsys.readouterr().out
+    assert "a training task (word)" in said and "no golden program: " in said

@@ -8,7 +8,7 @@ from textwrap import dedent
 
 import pytest
 
-from frontier_tune.contracts import BadInput, Failure
+from frontier_tune.contracts import BadInput, Blame, Failure
 from frontier_tune.evaluation.canaries import BLIND, play_scripts, run_canaries
 from frontier_tune.evaluation.evaluate import EvaluationError
 from frontier_tune.sandbox import EnvironmentPool
@@ -94,7 +94,7 @@ def pool(workspace: Path) -> Iterator[EnvironmentPool]:
 
 def test_a_sound_grader_pays_no_canary_but_shows_what_guessing_is_worth(pool: EnvironmentPool) -> None:
     scores = run_canaries(pool, pool.tasks("heldout", 40, 0), pool.tasks("train", 40, 0), max_turns=4)
-    assert scores.to_json() == {
+    assert scores.to_json()["canaries"] == {
         "no_op": 0.0,
         "early_submitter": 0.0,
         "constant_filler": 0.0,
@@ -103,14 +103,14 @@ def test_a_sound_grader_pays_no_canary_but_shows_what_guessing_is_worth(pool: En
     }
     assert scores.by_kind[BLIND]["half"].success == 0.5 and scores.by_kind[BLIND]["sum"].success == 0.0
     assert scores.scripts["half"] == ("say 7", "submit")
-    assert scores.details()["canaries_by_kind"]["no_op"]["sum"]["n"] == 20
+    assert scores.to_json()["canaries_by_kind"]["no_op"]["sum"]["n"] == 20
 
 
 def test_a_grader_that_pays_for_nothing_is_found_out(workspace: Path) -> None:
     with EnvironmentPool("canary_sums", workspace, {"broken": True}) as pool:
         scores = run_canaries(pool, pool.tasks("heldout", 8, 0), pool.tasks("train", 8, 0), max_turns=4)
-    assert scores.to_json()["early_submitter"] == 1.0
-    assert scores.to_json()["no_op"] == 0.0, "an episode that is cut off is never a success"
+    assert scores.to_json()["canaries"]["early_submitter"] == 1.0
+    assert scores.to_json()["canaries"]["no_op"] == 0.0, "an episode that is cut off is never a success"
 
 
 def test_the_golden_program_passes_so_that_zeros_mean_something(pool: EnvironmentPool) -> None:
@@ -124,10 +124,22 @@ def test_an_episode_that_failed_is_no_zero(pool: EnvironmentPool) -> None:
     assert isinstance(crashed, Failure) and fine is False
 
 
+def test_what_was_not_graded_is_told_beside_the_shares(pool: EnvironmentPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent at 0 % of the one episode that was graded shows nothing about the grader."""
+    tasks = pool.tasks("heldout", 4, 0)
+    failure = Failure("step-raised", Blame.ENVIRONMENT)
+    monkeypatch.setattr(
+        "frontier_tune.evaluation.canaries.play_scripts", lambda pool, plan, max_turns: [failure, *[False] * (len(plan) - 1)]
+    )
+    found = run_canaries(pool, tasks, tasks, max_turns=4).to_json()
+    assert found["canaries"]["no_op"] == 0.0 and found["canaries_n"]["no_op"] == 3
+    assert found["canary_failures"]["no_op: environment:step-raised"] == 1
+
+
 def test_an_environment_without_a_golden_program_has_no_blind_script(workspace: Path) -> None:
     with EnvironmentPool("canary_sums:Unsolved", workspace) as pool:
         scores = run_canaries(pool, pool.tasks("heldout", 4, 0), pool.tasks("train", 4, 0), max_turns=4)
-    assert set(scores.to_json()) == {"no_op", "constant_filler", "never submits"}
+    assert set(scores.to_json()["canaries"]) == {"no_op", "constant_filler", "never submits"}
 
 
 def test_an_error_that_only_mentions_it_is_an_error(workspace: Path) -> None:

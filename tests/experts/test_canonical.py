@@ -86,7 +86,13 @@ def test_another_base_or_an_unusable_adapter_is_refused(saved, make_config, tmp_
         canonical.load(path, make_config("olmoe"))
     peft = json.loads((path / canonical.CONFIG).read_text())
     for change, words in (
-        ({"use_dora": True}, "plain LoRA"),
+        ({"use_dora": True}, "plain LoRA adapters work here; this one is LORA with use_dora; turn it into a plain one"),
+        ({"fan_in_fan_out": True}, "is LORA with fan_in_fan_out"),
+        ({"peft_type": "ADALORA"}, "is ADALORA; turn"),
+        ({"bias": "all"}, "is LORA with bias"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4'"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ({"r": None}, "r is None; it must be a number above 0"),
         ({"target_modules": "all.*"}, "pattern"),
         ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "match 0 or some"),
         ({"target_modules": ["gate"]}, "match 0 modules"),

@@ -107,6 +107,12 @@ def test_disabling_merging_saving_and_loading_stay_pefts(tmp_path) -> None:
     ours.unmerge_adapter()
     stock.unmerge_adapter()
     close(both()[0], adapted)
+    ours.merge_adapter()
+    stock.merge_adapter()
+    with ours.disable_adapter(), stock.disable_adapter():  # merged weights are no base
+        again, theirs = both()
+        close(again, theirs)
+        close(again, mine)
 
 
 def test_two_adapters_at_once_are_left_to_peft() -> None:

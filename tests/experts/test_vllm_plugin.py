@@ -59,3 +59,28 @@ def test_prompt_logprobs_with_an_adapter_capable_head():
     assert torch.equal(y, torch.ones(3, 8))
     with pytest.raises(ValueError, match="lm_head"):
         wrapper.add_lora_logits(y, x, torch.ones(1, 1, 2, 4), zero + 1, 1.0)
+
+
+def test_experts_that_would_reach_no_module_are_renamed_or_refused():
+    from types import SimpleNamespace
+
+    from frontier_tune.experts import vllm_plugin_names
+
+    def adapter(*names):
+        return {n: SimpleNamespace(module_name=n) for n in names}
+
+    mixtral = {"model.layers.0.block_sparse_moe.experts", "model.layers.0.self_attn.qkv_proj"}
+    held = adapter("model.layers.0.mlp.experts", "model.layers.0.mlp.experts.base_layer", "model.layers.0.self_attn.o_proj")
+    vllm_plugin_names.rename(held, mixtral)
+    there = "model.layers.0.block_sparse_moe.experts"
+    assert set(held) == {there, f"{there}.base_layer", "model.layers.0.self_attn.o_proj"}
+    assert all(tensors.module_name == name for name, tensors in held.items())
+    per_expert = adapter("model.layers.3.mlp.experts.7.up_proj")
+    for fits, modules in ((per_expert, {"model.layers.3.mlp.experts"}), (adapter("a.q_proj"), mixtral)):
+        before = set(fits)
+        vllm_plugin_names.rename(fits, modules)
+        assert set(fits) == before
+    of_another_stage = adapter("model.layers.0.mlp.experts")
+    vllm_plugin_names.rename(of_another_stage, {"model.layers.1.self_attn.qkv_proj"})  # a pipeline's rank without experts
+    with pytest.raises(ValueError, match="adapts experts that this model does not have: none is called moe.experts"):
+        vllm_plugin_names.rename(adapter("model.layers.0.moe.experts"), mixtral)

@@ -223,3 +223,23 @@ def test_a_base_of_links_is_recorded_by_what_they_point_to(run: Path, inputs: re
     os.symlink(tmp_path / "nowhere", cache / "broken")
     with pytest.raises(BadInput, match="broken: a symbolic link"):
         build(run, dataclasses.replace(inputs, base=cache))
+
+
+def test_what_a_run_began_with_is_recorded_not_what_lies_there_in_the_end(run: Path, inputs: record.Inputs) -> None:
+    began = record.build(run, inputs, started=0, finished=1)["predicate"]["buildDefinition"]
+    entries = {d["name"]: d for d in began["resolvedDependencies"]}
+    pinned = {
+        f"{name}/{p}": digest for name in ("base", "environment") for p, digest in entries[name]["annotations"]["files"].items()
+    }
+    write(inputs.environment / "added.py", "x = 1")
+    write(inputs.base / "config.json", "another")
+    ended = record.build(
+        run,
+        dataclasses.replace(inputs, pinned=pinned, algorithm=inputs.environment, algorithm_name="m:A", extra={"inputs": {}}),
+        started=0,
+        finished=1,
+    )["predicate"]["buildDefinition"]
+    found = {d["name"]: d for d in ended["resolvedDependencies"]}
+    assert all(found[name] == entries[name] for name in ("base", "environment"))
+    assert found["algorithm"]["uri"] == "m:A" and "added.py" in found["algorithm"]["annotations"]["files"]
+    assert ended["internalParameters"]["inputs"] == {}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from frontier_tune import recipe as recipes
+from frontier_tune.algorithms import registry
 from frontier_tune.contracts import BadInput, Task
 from frontier_tune.orchestration import inputs
 from frontier_tune.orchestration.run_dir import RunDir
@@ -44,7 +45,8 @@ def evaluations(run: RunDir) -> list[str]:
         ("base/model.safetensors", "base/model.safetensors"),
         ("envs/desk/environment.py", "environment/environment.py"),
         ("rewards/desk.py", "rewards/desk.py"),
-        ("algorithms/mine.py", "algorithm"),
+        ("algorithms/mine.py", "algorithm/mine.py"),
+        ("algorithms/helper.py", "algorithm/helper.py"),
     ],
 )
 def test_a_file_that_is_another_is_named_and_refused_until_it_is_accepted(ready: Any, run: RunDir, file: str, name: str) -> None:
@@ -84,3 +86,43 @@ def test_what_running_code_leaves_behind_is_no_change(ready: Any, run: RunDir) -
     (ready.root / "envs/desk/__pycache__").mkdir()
     (ready.root / "envs/desk/__pycache__/environment.pyc").write_text("")
     assert inputs.pin(ready, run, print) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "found"),
+    [
+        ("grpo", "unused.py", None),
+        ("lonely:Mine", "lonely.py", "lonely.py"),
+        ("losses.imitate:Mine", "losses/imitate/__init__.py", "losses/imitate"),
+        ("losses.imitate:Mine", "losses/imitate.py", "losses"),
+        ("json:Mine", "unused.py", json.__file__),
+    ],
+)
+def test_where_an_own_algorithm_lies(tmp_path: Path, name: str, file: str, found: str | None) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("")
+    assert registry.source(name, tmp_path) == (tmp_path / found if found else None)
+
+
+def test_what_starts_anew_in_a_run_has_to_be_what_began_it(ready: Any, run: RunDir) -> None:
+    inputs.require_same(ready, run)  # of a run that took none there is nothing to compare
+    inputs.pin(ready, run, print)
+    inputs.require_same(ready, run)
+    (ready.root / "rewards/desk.py").write_text("2")
+    with pytest.raises(BadInput, match="a process died, and since this run began these have changed.*: rewards/desk.py"):
+        inputs.require_same(ready, run)
+
+
+def test_settings_that_a_resume_changes_are_written_down(ready: Any, run: RunDir) -> None:
+    said: list[str] = []
+    inputs.pin(ready, run, said.append)
+    run.write_recipe(ready.recipe)
+    changed = {**ready.recipe.model_dump(mode="json"), "learner": {"learning_rate": 1e-4}}
+    ready.recipe = recipes.parse({**changed, "run": {"steps": 9, "directory": "elsewhere"}})
+    assert inputs.pin(ready, run, said.append) == [] and "learner.learning_rate 0.001 -> 0.0001" in said[0]
+    (change,) = inputs.written(run)["changes"]
+    assert change["recipe"]["learner.learning_rate"] == [0.001, 0.0001] and change["recipe"]["run.steps"][1] == 9
+    assert "run.directory" not in change["recipe"] and len(evaluations(run)) == 3
+    run.write_recipe(ready.recipe)
+    inputs.pin(ready, run, said.append)
+    assert len(inputs.written(run)["changes"]) == 1

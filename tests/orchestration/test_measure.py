@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 
 from frontier_tune import recipe as recipes
-from frontier_tune.contracts import Blame, EpisodeSpec, Failure, LimitReached, Task, Trajectory
+from frontier_tune.contracts import Blame, EpisodeSpec, Failure, LimitReached, Message, Task, Trajectory
 from frontier_tune.orchestration.handle import ActorDied
 from frontier_tune.orchestration.measure import Measure
 from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.recipe import Recipe
+from frontier_tune.reporting import episodes as reporting
 from tests.orchestration.test_batch import Episodes, infrastructure, played
 
 TASKS = [Task("k", "heldout", {"n": n}) for n in range(8)]
@@ -63,6 +65,20 @@ def test_a_policy_that_was_trained_on_is_never_shown_with_episodes_of_before(tmp
     episodes = Episodes(better)
     after = measure(tmp_path, episodes).side("tuned", reuse=True)
     assert after.greedy.success == after.sampled.success == 1.0 and len(episodes.calls) == 1
+
+
+def test_episodes_with_line_separators_in_them_are_taken_over(tmp_path: Path) -> None:
+    """Text that was pasted from a PDF holds them often; a row of the file ends at a newline alone."""
+
+    def said(spec: EpisodeSpec, attempt: int) -> Trajectory:
+        return replace(played(spec, 1.0), messages=[Message("tool", "a\u2028b\x85c")])
+
+    measure(tmp_path, Episodes(said)).side("base")
+    episodes = Episodes(said)
+    again = measure(tmp_path, episodes).side("base", reuse=True)
+    assert again.greedy.success == 1.0 and not episodes.calls
+    assert "\u2028" in (tmp_path / "evaluation" / "base-greedy.jsonl").read_text(encoding="utf-8")
+    assert reporting.read(tmp_path / "evaluation" / "base-greedy.jsonl")[0]["messages"][0]["content"] == "a\u2028b\x85c"
 
 
 def test_a_success_among_survivors_is_no_result(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from frontier_tune import recipe as recipes
 from frontier_tune.algorithms import registry
-from frontier_tune.contracts import BadInput
+from frontier_tune.contracts import BadInput, Task
 from frontier_tune.orchestration import plan, preflight
+from frontier_tune.orchestration.checkpoint import same_recipe
 from tests import tiny
 
 
@@ -130,3 +131,31 @@ def test_a_penalty_for_length_that_no_episode_can_reach_is_refused() -> None:
     preflight.check_overlong(recipe, registry.build(recipe), [[0] * 63, [0] * 100])
     with pytest.raises(BadInput, match="beyond 960 sampled tokens, but openings of 64 .* set algorithm.overlong_limit below 960"):
         preflight.check_overlong(recipe, registry.build(recipe), [[0] * 64])
+
+
+def test_the_environment_says_how_long_an_episode_is_where_the_recipe_does_not(tmp_path: Path, bases: dict[str, Path]) -> None:
+    file = tiny.write_workspace(tmp_path, bases["qwen3_moe"], {})
+    text = file.read_text()
+    assert "max_turns" in text
+    file.write_text("\n".join(line for line in text.split("\n") if "max_turns" not in line))
+    recipe = recipes.load(file)
+    assert recipe.environment.max_turns is None
+    ready = preflight.check(recipe, file)
+    with preflight.environment("envs/echo", tmp_path, {}) as pool:
+        assert ready.recipe.environment.max_turns == ready.recipe.environment.turns == pool.description["limits"]["turns"]
+    same_recipe(ready.recipe, recipe, file)  # a resume by the recipe file
+
+
+def test_a_task_that_takes_more_turns_than_an_episode_has_is_refused() -> None:
+    task = Task("close", "train", {"n": 1})
+    recipe = recipes.parse({"environment": {"max_turns": 2}})
+
+    def golden(asked: Task) -> list[str]:
+        if asked.kind == "none":
+            raise BadInput("no golden program")
+        return ["look", "write", "submit"]
+
+    preflight.check_turns(SimpleNamespace(golden=golden), recipe, [Task("none", "train", {})])
+    with pytest.raises(BadInput, match=rf"max_turns: 2, .* of train task {task.hash} \(close\) takes 3 turns; raise it"):
+        preflight.check_turns(SimpleNamespace(golden=golden), recipe, [Task("none", "train", {}), task])
+    preflight.check_turns(SimpleNamespace(golden=golden), recipes.parse({"environment": {"max_turns": 3}}), [task])

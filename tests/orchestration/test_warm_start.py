@@ -17,7 +17,8 @@ from transformers import AutoConfig
 from frontier_tune import recipe as recipes
 from frontier_tune.cli import main
 from frontier_tune.contracts import BadInput, Task
-from frontier_tune.orchestration import events, warm_start
+from frontier_tune.governance.digests import file_digest
+from frontier_tune.orchestration import accepted, events, warm_start
 from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.reporting import metrics
 from frontier_tune.traces.schema import Origin
@@ -204,11 +205,22 @@ def test_metrics_summary_and_sources_tell_of_the_stages(ready: Callable[..., Any
 
 
 def test_accepted_tasks_train_beside_the_generator_s(workspace: Path) -> None:
-    from frontier_tune.orchestration.preflight import _accepted
-
     home = workspace / "traces" / "echo"
+    recipe = recipes.load(workspace / "recipes" / "echo.yaml", ["environment.accepted_tasks=traces/echo"])
+    options = json.loads((home / "manifest.json").read_text())["options"]
     with pytest.raises(BadInput, match="has none; accept some"):
-        _accepted(home)
+        accepted.tasks(recipe, workspace, options)
     assert main.main(["traces", "accept", str(home), "all", "--by", "jane"]) == 0
-    assert _accepted(home) == [Task("word", "train", {"number": 77, "side": "train"})]
+    assert accepted.tasks(recipe, workspace, options) == [Task("word", "train", {"number": 77, "side": "train"})]
+    with pytest.raises(BadInput, match="environment.accepted_tasks: .* was made with envs/echo and options"):
+        accepted.tasks(recipe, workspace, {**options, "company_seed": 99})
+    (listed,) = accepted.sources(SimpleNamespace(recipe=recipe, root=workspace))
+    assert listed["digest"] == {"sha256": file_digest(home / "tasks.jsonl")} and listed["uri"] == "traces/echo/tasks.jsonl"
+    (origin,) = listed["annotations"]["origins"]
+    assert (origin["name"], origin["license"], origin["tasks"], origin["accepted_by"]) == (
+        "big-model-5",
+        "LicenseRef-Internal",
+        1,
+        ["jane"],
+    )
     assert Origin(**WORK["origin"]).name == "big-model-5"

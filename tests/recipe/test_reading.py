@@ -60,9 +60,40 @@ def test_overrides_win_numbers_are_numbers_and_what_is_dumped_loads_equal(tmp_pa
     found = recipes.load(path, ["run.steps=7", "algorithm.name=rloo", "algorithm.scale_by_std=null", "tracking.wandb=off"])
     assert (found.learner.learning_rate, found.run.steps, found.tracking.wandb) == (1e-3, 7, "off")
     assert found.environment.options == {"tolerance": 1e-3, "name": "e3"}
+    assert recipes.load(path, ["environment.options.tolerance=2E5", "run.steps=1"]).environment.options["tolerance"] == 2e5
     path.write_text(recipes.dump(found))
     assert recipes.load(path) == found
     with pytest.raises(BadInput, match="'steps' is a value, not a section"):
         recipes.load(path, ["run.steps.more=1"])
     with pytest.raises(BadInput, match="or set it to null"):
         recipes.load(path, ["algorithm.scale_by_std=false"])
+
+
+def test_options_keep_the_type_that_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("environment: {options: {centre: '12E4', batch: \"7e2\", closing: 2024-01-31, rate: 1e-3, n: 12}}\n")
+    found = recipes.load(path)
+    assert found.environment.options == {"centre": "12E4", "batch": "7e2", "closing": "2024-01-31", "rate": 1e-3, "n": 12}
+    path.write_text(recipes.dump(found))
+    assert recipes.load(path) == found
+    assert recipes.load(path, ["environment.options.closing=2024-02-30"]).environment.options["closing"] == "2024-02-30"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("run: {max_hours: .inf}", "run.max_hours: Input should be a finite number"),
+        ("learner: {learning_rate: .nan}", "learner.learning_rate: Input should be a finite number"),
+        ("environment: {options: {a: [{b: .nan}]}}", "environment.options: nan has no form in JSON"),
+        ("algorithm: {name: 'm:A', options: {a: .inf}}", "algorithm.options: inf has no form in JSON"),
+        ("environment: {options: {a: !!binary aGk=}}", "environment.options: b'hi' has no form in JSON"),
+        ("environment: {options: {1: a}}", "1"),
+    ],
+)
+def test_what_json_has_no_form_for_is_refused_at_once(tmp_path: Path, text: str, words: str) -> None:
+    """It would cost a run its record, when all is done."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as refused:
+        recipes.load(path)
+    assert words in str(refused.value)

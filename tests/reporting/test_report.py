@@ -142,11 +142,13 @@ def test_an_evaluation_of_the_base_alone(run: Path) -> None:
 
 def test_limits_tell_of_ungraded_episodes(run: Path) -> None:
     e = json.loads((run / "evaluation.json").read_text())
+    e |= {"canaries_n": {"no_op": 1}, "canary_failures": {"no_op: environment:step-raised": 319}}
     e["tuned"] |= {"n": 310, "n_submitted": 320, "success_of_submitted": 0.875, "success_sampled": None}
     (run / "evaluation.json").write_text(json.dumps(e))
     text = page(run)
     assert "10 of 320 held-out episodes of the tuned were not graded" in text and "87.5 %" in text
     assert "Success when sampling at temperature 1 was not measured" in text
+    assert "Not graded, and in no share: 319 of no_op: environment:step-raised." in text
 
 
 def test_it_can_be_rebuilt(run: Path, finished_page: str) -> None:
@@ -245,3 +247,12 @@ def test_examples_follow_the_rule() -> None:
 def test_the_recipe_in_a_report_is_the_runs_own(run: Path) -> None:
     data = yaml.safe_load((run / "recipe.yaml").read_text())
     assert report.gather(run).recipe == data
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.997, "99.7 %"), (1.0, "100 %"), (1, "100 %"), (0.004, "0.4 %"), (0, "0 %"), (0.42, "42 %"), (0.9999, "99.99 %")],
+)
+def test_only_all_is_a_hundred_percent_and_only_none_is_nought(share: float, shown: str) -> None:
+    assert report.percent(share, 0) == shown
+    assert report.interval([share, share]).endswith(shown)

@@ -1,5 +1,6 @@
 """The sampler against transformers and PEFT: log-probabilities, isolation, versions, caches, failures."""
 
+import json
 import math
 import threading
 
@@ -333,6 +334,48 @@ def test_what_cannot_be_run_is_said_and_breaks_nothing(qwen):
         s.sync(path, version)
     with pytest.raises(BadInput, match="no adapter here"):
         s.sync(qwen.root, qwen.next_version())
+    settings = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(settings | {"init_lora_weights": "pissa"}))
+    with pytest.raises(BadInput, match="only plain LoRA adapters work here; this one is LORA with init_lora_weights 'pissa'"):
+        s.sync(path, qwen.next_version())
+    (path / "adapter_config.json").write_text(json.dumps(settings))
+    content = (path / "adapter_model.safetensors").read_bytes()
+    (path / "adapter_model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(BadInput, match="adapter_model.safetensors: can't be read, so it was cut off"):
+        s.sync(path, qwen.next_version())
+    (done,) = drain(s, [Request("cold", (5, 6), SamplingParams(2, 0.005))]).values()  # vLLM would sample at 0.01
+    assert done.finish == "error" and "0 or at least 0.01" in done.error
+    assert len(s.score([[5, 6]], version)[0]) == 1
+
+
+def test_what_vllm_itself_refuses_does_not_end_the_engine(qwen, monkeypatch):
+    path = qwen.write("refused")
+
+    def refuse(backend):
+        def add_lora(request):
+            raise ValueError("no such thing")
+
+        monkeypatch.setattr(backend.engine, "add_lora", add_lora)
+
+    qwen.sampler._call(refuse)
+    with pytest.raises(BadInput, match="vLLM does not take this adapter: no such thing"):
+        qwen.sampler.sync(path, qwen.next_version())
+    monkeypatch.undo()
+    version = qwen.next_version()
+    qwen.sampler.sync(path, version)
+    assert gap(qwen.sampler.score(SEQUENCES, version), qwen.reference(SEQUENCES)) < 1e-5
+
+
+def test_experts_are_found_under_transformers_names(setups, monkeypatch):
+    """An exported adapter as it is: vLLM calls Mixtral's experts otherwise, and would serve the base without a word."""
+    from frontier_tune.experts import resident
+
+    s = setups("mixtral", "float32")
+    monkeypatch.setattr(resident, "vllm_name", lambda name, family: name)
+    path, version = s.write("as-exported", std=0.3), s.next_version()
+    s.sampler.sync(path, version)
+    assert gap(s.sampler.score(SEQUENCES, version), s.reference(SEQUENCES)) < 1e-5
+    assert s.sampler.resident(version) == canonical.digests(canonical.load(path, s.config, torch.float32))
 
 
 def test_clients_get_their_own_completions(qwen):

@@ -11,7 +11,6 @@ def test_threads_wait_passively_and_nothing_leaves(monkeypatch):
     assert env["OMP_NUM_THREADS"] == "3" and env["OMP_WAIT_POLICY"] == "PASSIVE"
     assert env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0" and env["VLLM_NO_USAGE_STATS"] == "1" and env["HF_HUB_OFFLINE"] == "1"
     assert all(isinstance(v, str) for v in env.values())
-    assert "TORCHDYNAMO_DISABLE" not in environment.engine_environment(1, "cuda")
     with pytest.raises(ValueError, match="at least 1"):
         environment.engine_environment(0)
 

@@ -4,6 +4,7 @@ import copy
 import errno
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,3 +298,16 @@ def test_the_pool_and_its_worker_import_nothing_heavy() -> None:
     code = f"import sys, frontier_tune.sandbox.worker, frontier_tune.sdk; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_worker_of_other_code_takes_no_other_s_place(tmp_path: Path) -> None:
+    """Half of a run would be graded by another rubric, and nothing show it."""
+    shutil.copytree(ROOT, tmp_path / "workspace", ignore=shutil.ignore_patterns("__pycache__"))
+    with EnvironmentPool("envs/trouble", tmp_path / "workspace", step_timeout_s=PATIENCE, log=tmp_path / "log") as pool:
+        os.kill(pool.pids[0], signal.SIGKILL)
+        pool.tasks("train", 1, 0)  # by another one, of the same code
+        (tmp_path / "workspace" / "rewards").mkdir(exist_ok=True)
+        (tmp_path / "workspace" / "rewards" / "mended.py").write_text("")
+        os.kill(pool.pids[0], signal.SIGKILL)
+        with pytest.raises(BadInput, match="envs/trouble: its code, or that of rewards/, was changed while episodes are played"):
+            pool.tasks("train", 1, 0)

@@ -1,5 +1,6 @@
 """Environments by directory, import path and name; the errors say what there is."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from frontier_tune.contracts import BadInput, Task
-from frontier_tune.sdk import Component, Grade, Rubric, environment_hash, load_environment
+from frontier_tune.governance.digests import tree
+from frontier_tune.sdk import Component, Grade, Rubric, environment_hash, load_environment, registry
 from frontier_tune.sdk.tasks import check_disjoint, draw_tasks
 
 ROOT = Path(__file__).parents[1] / "sandbox" / "workspace"
@@ -90,3 +92,20 @@ def test_rubric_weights_and_shares() -> None:
         Rubric([Component("complete", 0.5, lambda c: 1.0, required=True)], complete=0.5)
     with pytest.raises(ValueError, match="'high' returned 2"):
         Rubric([Component("high", 1.0, lambda c: 2, required=True)]).score(0)
+
+
+def test_a_module_in_no_package_is_an_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what lies beside it: that is the workspace, with its runs."""
+    shutil.copy(ROOT.parents[1] / "toy_env" / "envs" / "echo" / "__init__.py", tmp_path / "lonely_desk.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = "lonely_desk:Echo"
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "latest").symlink_to(tmp_path / "runs", target_is_directory=True)
+    before, code = environment_hash(path, tmp_path), registry.code_hash(path, tmp_path)
+    assert registry.source(path, tmp_path) == tmp_path / "lonely_desk.py"
+    assert list(tree(registry.source(path, tmp_path), code=True)) == ["lonely_desk.py"]
+    (tmp_path / "notes.txt").write_text("x")
+    assert environment_hash(path, tmp_path) == before
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "desk.py").write_text("x = 1")
+    assert registry.code_hash(path, tmp_path) != code

@@ -78,3 +78,11 @@ def test_files_and_shares_that_are_none(tmp_path: Path) -> None:
         TaskFile(tmp_path / "nowhere.jsonl")
     with pytest.raises(BadInput, match="share between 0 and 1"):
         TaskFile(write(tmp_path / "tasks.jsonl", [row(1)]), heldout=1.0)
+
+
+def test_a_line_separator_within_a_task_ends_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    tasks = [{"kind": "k", "data": {"text": f"a\u2028b\x85{n}"}} for n in range(40)]
+    path.write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in tasks), encoding="utf-8")
+    found = TaskFile(path)
+    assert len(found.draw("train", 99, 0)) + len(found.draw("heldout", 99, 0)) == 40

@@ -305,3 +305,14 @@ def test_chosen_experts_alone_read_back_as_the_same_adapter(tmp_path: Path) -> N
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(back))
     with pytest.raises(RuntimeError, match="size mismatch"):
         PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(small))
+    ones = [export(source, "merged", tmp_path / f"merged-{source.name}", base).path for source in (small, back)]
+    one, other = (load_file(str(path / "model.safetensors")) for path in ones)
+    assert all(torch.equal(one[n], t) for n, t in other.items())
+
+
+def test_where_stock_vllm_would_leave_the_experts_out_it_is_said(base: Path, adapter: Path, tmp_path: Path) -> None:
+    assert export(adapter, "peft", tmp_path / "qwen", base).remark == ""
+    shutil.copytree(adapter, tmp_path / "mixtral")
+    (tmp_path / "mixtral" / "frontier_tune.json").write_text(json.dumps({"base": "mixtral", "model_type": "mixtral"}))
+    said = export(tmp_path / "mixtral", "peft", tmp_path / "out").remark
+    assert "calls this base's experts block_sparse_moe.experts" in said and "--layout merged" in said

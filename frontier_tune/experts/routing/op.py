@@ -90,7 +90,7 @@ def route(
     if scoring == "softmax" and renormalize and not strict and bias is forced is None and scale == n_group == topk_group == 1:
         arguments = (logits, None, None, k)  # the operator knows the rest: what isn't given needs no conversion
     else:
-        forced = None if forced is None else forced.int().contiguous()
+        forced = None if forced is None else _ids(forced)
         arguments = (logits, bias, forced, k, _sigmoid(scoring), renormalize, scale, n_group, topk_group, strict)
     if not (logits.requires_grad and torch.is_grad_enabled()):
         return _forward(*arguments)
@@ -124,7 +124,7 @@ def route_dispatch(
         arguments = (logits, None, None, k)
     else:
         code_bytes = 0 if not codes else 1 if experts <= 256 else 2
-        forced = None if forced is None else forced.int().contiguous()
+        forced = None if forced is None else _ids(forced)
         options = (_sigmoid(scoring), renormalize, scale, n_group, topk_group, strict, slots, adapters, code_bytes)
         arguments = (logits, bias, forced, k, *options)
     if not (logits.requires_grad and torch.is_grad_enabled()):
@@ -134,6 +134,15 @@ def route_dispatch(
     else:
         weights, ids, plan = _Route.apply(logits, _dispatch_forward, arguments[1:])
     return Dispatch(weights, ids, plan, experts * (adapters + 1), code_bytes)
+
+
+def _ids(forced: Tensor) -> Tensor:
+    """Forced routes as the kernels take them. What int32 can't hold stays out of range, for them to refuse: it must not wrap."""
+    if forced.dtype.is_floating_point or forced.dtype.is_complex or forced.dtype == torch.bool:
+        raise BadInput(f"forced: ids of experts are integers, not {forced.dtype}")
+    if forced.dtype not in (torch.int32, torch.int16, torch.int8, torch.uint8):
+        forced = forced.long().clamp(-1, 2**31 - 1)
+    return forced.int().contiguous()
 
 
 def _sigmoid(scoring: str) -> bool:

@@ -52,7 +52,7 @@ class Work:
 def of(recipe: Recipe) -> Work:
     env, algo, longest = recipe.environment, recipe.algorithm, recipe.sampler.max_model_len
     rounds = algo.dynamic_sampling or 0
-    sampled = min(env.max_turns * env.max_tokens_per_turn, longest)
+    sampled = min(env.turns * env.max_tokens_per_turn, longest)
     return Work(algo.groups_per_step, algo.rehearsal_groups, rounds * algo.groups_per_step, algo.group_size, sampled, longest)
 
 
@@ -93,7 +93,7 @@ def stated_speed(recipe: Recipe, work: Work) -> float | None:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             yield json.loads(line)
         except json.JSONDecodeError:

@@ -138,7 +138,8 @@ def _stop_clocks(connection: sqlite3.Connection, refused: list[str]) -> None:
 
     def calculating(name: str) -> Callable[..., Any]:
         def function(*values: Any) -> Any:
-            clock = next((v for v in values if isinstance(v, str) and v.lower() in CLOCK), None)
+            told = [_as_sqlite_reads(v) for v in values]
+            clock = next((v for v in told if isinstance(v, str) and v.lower() in CLOCK), None)
             if clock is not None or len(values) < LEAST[name]:
                 refused.append(f"not authorized: {name}({clock or ''}) differs from run to run")
                 raise ValueError
@@ -149,6 +150,12 @@ def _stop_clocks(connection: sqlite3.Connection, refused: list[str]) -> None:
     known = {row[0] for row in plain.execute("SELECT name FROM pragma_function_list")}
     for name in LEAST.keys() & known:
         connection.create_function(name, -1, calculating(name), deterministic=True)
+
+
+def _as_sqlite_reads(value: Any) -> Any:
+    """Text as the functions of date and time see it: a blob's bytes are text to them, and all text ends at a NUL."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return text.partition("\0")[0] if isinstance(text, str) else text
 
 
 def _plain(value: Any) -> Any:

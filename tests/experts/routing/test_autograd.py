@@ -97,7 +97,7 @@ def test_where_all_chosen_scores_are_zero() -> None:
     logits = torch.full((2, 6), -torch.inf)
     logits[:, 5] = 0.0
     logits.requires_grad_()
-    weights, _ = route(logits, 2, forced=torch.zeros(2, 2))
+    weights, _ = route(logits, 2, forced=torch.zeros(2, 2, dtype=torch.int64))
     weights.sum().backward()
     assert weights.tolist() == [[0.0, 0.0]] * 2 and not logits.grad.any()
 

@@ -204,8 +204,10 @@ for experts, k in ((5, 2), (16, 2), (17, 4), (64, 8), (129, 16), (40, 33)):
         ((torch.zeros(2, 4), 2), {"bias": torch.zeros(3)}, "bias is contiguous"),
         ((torch.zeros(2, 4), 2), {"scale": 0.0}, "scale is positive"),
         ((torch.zeros(2, 4), 2), {"forced": torch.full((2, 2), 4)}, "names an expert that there is not"),
+        ((torch.zeros(2, 4), 2), {"forced": torch.full((2, 2), 2**32 + 1)}, "names an expert that there is not"),
+        ((torch.zeros(2, 4), 2), {"forced": torch.full((2, 2), -(2**32))}, "names an expert that there is not"),
         ((torch.zeros(2, 4), 2), {"forced": torch.full((2, 2), -1)}, "names an expert that there is not"),
-        ((torch.zeros(2, 4), 2), {"forced": torch.zeros(2, 1)}, r"forced routes are .*\[T, k\]"),
+        ((torch.zeros(2, 4), 2), {"forced": torch.zeros(2, 1, dtype=torch.int64)}, r"forced routes are .*\[T, k\]"),
         ((torch.zeros(2, 4), 2), {"slots": torch.tensor([0, 2]), "adapters": 2}, "a slot is not between"),
         ((torch.zeros(2, 4), 2), {"slots": torch.tensor([0]), "adapters": 2}, r"slots are contiguous int64 \[T\]"),
     ],
@@ -213,6 +215,11 @@ for experts, k in ((5, 2), (16, 2), (17, 4), (64, 8), (129, 16), (40, 33)):
 def test_bad_input_is_named(arguments: tuple, options: dict, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         route_dispatch(*arguments, **options)
+
+
+def test_forced_routes_are_integers() -> None:
+    with pytest.raises(BadInput, match="ids of experts are integers, not torch.float32"):
+        route_dispatch(torch.zeros(2, 4), 2, forced=torch.full((2, 2), 1.9))
 
 
 def test_unknown_scoring() -> None:
