@@ -10,6 +10,7 @@ Larger batches choose in one launch of many programs, and torch sorts. Group lim
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -192,21 +193,33 @@ def route_dispatch(
 
 
 def verify(device: torch.device | str) -> None:
-    """Raise RuntimeError unless the kernels give on ``device`` what the reference gives."""
+    """Raise RuntimeError unless the kernels give on ``device`` what the reference gives: that of decode sizes and the larger one,
+    each with bias, forced routes, bfloat16 logits and without adapters."""
     generator = torch.Generator().manual_seed(0)
-    for tokens, experts, k in ((1, 16, 2), (5, 40, 3), (33, 128, 8)):
-        logits = torch.randn(tokens, experts, generator=generator).bfloat16().float().to(device)
+    for tokens, experts, k in ((1, 16, 2), (5, 40, 3), (33, 128, 8), (80, 128, 8)):  # the last has more than MOST_ROUTES
+        logits = torch.randn(tokens, experts, generator=generator).bfloat16()
         logits[0, 0], logits[0, -1] = -torch.inf, -0.0
-        slots = torch.randint(-1, 2, (tokens,), generator=generator).to(device)
-        for sigmoid in (False, True):
-            for renormalize in (False, True):
-                got = route_dispatch(logits, None, None, k, sigmoid, renormalize, 1.5, 1, 1, False, slots, 2, 0)
-                scoring: reference.Scoring = "sigmoid" if sigmoid else "softmax"
-                weights, ids = reference.route(logits, k, scoring=scoring, renormalize=renormalize, scale=1.5)
-                plan = torch.cat(reference.dispatch(ids, experts, slots, 2))
-                if not (torch.equal(got[1], ids) and torch.equal(got[2], plan) and torch.allclose(got[0], weights, atol=1e-6)):
+        logits, slots = logits.to(device), torch.randint(-1, 2, (tokens,), generator=generator).to(device)
+        bias = torch.randn(experts, generator=generator).to(device)
+        forced = torch.randint(0, experts, (tokens, k), generator=generator).int().to(device)
+        for sigmoid, renormalize in itertools.product((False, True), repeat=2):
+            scoring: reference.Scoring = "sigmoid" if sigmoid else "softmax"
+            for x, b, f, s in (
+                (logits.float(), None, None, slots),
+                (logits, None, None, slots),
+                (logits.float(), bias, None, slots),
+                (logits.float(), None, forced, slots),
+                (logits.float(), None, None, None),
+            ):
+                weights, ids = reference.route(x, k, scoring=scoring, bias=b, renormalize=renormalize, scale=1.5, forced=f)
+                plan = torch.cat(reference.dispatch(ids, experts, s, 2))
+                options = (x, b, f, k, sigmoid, renormalize, 1.5, 1, 1, False)
+                got, alone = route_dispatch(*options, s, 2, 0), route(*options)
+                same = torch.equal(got[1], ids) and torch.equal(got[2], plan) and torch.equal(alone[1], ids)
+                if not (same and all(torch.allclose(w, weights, atol=1e-6) for w in (got[0], alone[0]))):
                     raise RuntimeError(
-                        f"the Triton routing kernel differs from its reference on {device} (T {tokens}, E {experts}, K {k})"
+                        f"the Triton routing kernels differ from their reference on {device} (T {tokens}, E {experts}, K {k}, "
+                        f"{x.dtype}, bias {b is not None}, forced {f is not None}, slots {s is not None})"
                     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +55,26 @@ def test_bias_and_forced_routes(forced: bool) -> None:
 
 def test_verify() -> None:
     triton_kernel.verify(DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("name", "faulty"),
+    [
+        ("route", lambda x, bias, forced, k: bias is not None),
+        ("route", lambda x, bias, forced, k: forced is not None),
+        ("route", lambda x, bias, forced, k: x.dtype == torch.bfloat16),
+        ("route", lambda x, bias, forced, k: x.shape[0] * k > triton_kernel.MOST_ROUTES),
+        ("route_dispatch", lambda x, bias, forced, k: bias is forced is None and x.dtype == torch.float32),
+    ],
+)
+def test_a_fault_in_any_variant_is_found(monkeypatch: pytest.MonkeyPatch, name: str, faulty: Any) -> None:
+    """The gate before a device is trusted: training goes through all of these, and a wrong weight would never show elsewhere."""
+    stock = getattr(triton_kernel, name)
+
+    def with_fault(x: torch.Tensor, bias: Any, forced: Any, k: int, *rest: Any) -> Any:
+        weights, *others = stock(x, bias, forced, k, *rest)
+        return (weights * (1.01 if faulty(x, bias, forced, k) else 1.0), *others)
+
+    monkeypatch.setattr(triton_kernel, name, with_fault)
+    with pytest.raises(RuntimeError, match="differ from their reference on"):
+        triton_kernel.verify(DEVICE)
