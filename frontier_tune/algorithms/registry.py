@@ -71,7 +71,10 @@ def source(name: str, root: Path) -> Path | None:
     if (file := folder / f"{last}.py").is_file():
         return folder if packages else file
     found = importlib.util.find_spec(module)
-    return Path(found.origin) if found and found.origin else None
+    if found is None or not found.has_location or found.origin is None:
+        return None
+    installed = Path(found.origin)
+    return installed.parent if packages or found.submodule_search_locations else installed
 
 
 def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:

@@ -31,7 +31,7 @@ def tune(a: argparse.Namespace) -> int:
     if resumed is not None:
         resumed.lock()
         # Before anything is written: evaluations of a run without a checkpoint yet are taken over, too.
-        checkpoint.same_recipe(recipes.load(resumed.recipe_file), recipe, resumed.recipe_file)
+        recipe = checkpoint.same_recipe(recipes.load(resumed.recipe_file), recipe, resumed.recipe_file)
     if a.dry_run:
         from frontier_tune.orchestration.dry_run import dry_run
 

@@ -5,6 +5,7 @@ So a policy is trained on exactly the tokens that it saw and sampled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,8 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         self._tools = list(tools) if tools else None
         self.observations_as: Literal["tool", "user"] = "tool"
-        self._control, self._markup = _control_tokens(tokenizer)
+        self._control, self._markup = _control_tokens(tokenizer, "")
+        self._control, self._markup = _control_tokens(tokenizer, self._neutral())
         self._describe_tools = bool(tools) and tools[0]["function"]["name"] not in self._text([Message("user", "-")])  # type: ignore[index]
         self.stop_ids, self._stop = self._find_stop()
         try:
@@ -212,6 +214,18 @@ class ChatRenderer:
         assert isinstance(text, str)
         return text
 
+    def _neutral(self) -> str:
+        """What the template writes around messages without content, of all the roles that it takes, and no tools."""
+        tools, self._tools = self._tools, None
+        found = ""
+        try:
+            for roles in (("system", "user", "assistant"), ("user", "assistant", "tool"), ("user", "assistant")):
+                with contextlib.suppress(BadInput):
+                    found += self._text([Message(role, "-") for role in roles])  # type: ignore[arg-type]
+        finally:
+            self._tools = tools
+        return found
+
     def _plain(self, message: Message) -> str:
         """Content with control tokens broken up, so that no data can pose as the start or end of a message; in what tools answer
         also the template's tags, which an author's own prompt may well name (``<think>``)."""
@@ -224,10 +238,16 @@ class ChatRenderer:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
 
-def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
-    """What finds special tokens in a text, and what finds added tokens in angle brackets, too."""
+# Markers that some templates write as plain text (OLMoE's <|user|>, Llama 2's [INST]).
+_WRITTEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|\[/?[A-Z_]{2,20}\]|<</?SYS>>")
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, rendered: str) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
+    """What finds special tokens and the markers of a ``rendered`` dialogue in a text, and what finds added tokens in angle
+    brackets, too. Headers in plain words (``User:``) are found by neither."""
     added = {str(t) for t in tokenizer.added_tokens_decoder.values()}
     special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} | set(map(str, tokenizer.all_special_tokens))
+    special |= set(_WRITTEN.findall(rendered))
     tags = {t for t in added if t.startswith("<") and t.endswith(">")}
 
     def finding(tokens: set[str]) -> re.Pattern[str] | None:

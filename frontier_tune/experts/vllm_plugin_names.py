@@ -22,21 +22,21 @@ _stock_add = LoRAModelManager._add_adapter
 def rename(adapter: MutableMapping[str, Any], modules: Collection[str]) -> None:
     """Give an adapter's tensors of experts the names of the engine's ``modules``, where these differ by family alone.
 
-    Raises ValueError where the engine has experts that take adapters, and none of the adapter's would reach one.
+    Raises ValueError where a layer has experts that take adapters, and the adapter's for that layer would not reach them. A layer
+    that isn't here is another rank's.
     """
     others = {f.experts: f.vllm_experts for f in FAMILIES.values() if f.experts != f.vllm_experts}
-    reached = False
-    found = [(name, match) for name in adapter if (match := _EXPERTS.fullmatch(name))]
-    for name, (layer, experts, rest) in ((name, match.groups()) for name, match in found):
-        there = others.get(experts, experts)
-        if f"{layer}{experts}" not in modules and f"{layer}{there}" in modules:
-            tensors = adapter.pop(name)
-            tensors.module_name = f"{layer}{there}{rest}"
-            adapter[tensors.module_name] = tensors
-            experts = there
-        reached |= f"{layer}{experts}" in modules
-    if found and not reached and any(_EXPERTS.fullmatch(m) for m in modules):
-        raise ValueError(f"it adapts experts that this model does not have: none is called {found[0][1][2]}, as in {found[0][0]}")
+    here = {match[1]: match[2] for m in modules if (match := _EXPERTS.fullmatch(m))}
+    for name, match in [(name, match) for name in adapter if (match := _EXPERTS.fullmatch(name))]:
+        layer, experts, rest = match.groups()
+        there = here.get(layer, experts)
+        if experts == there:
+            continue
+        if others.get(experts) != there:
+            raise ValueError(f"it adapts {experts} of {layer.rstrip('.')}, and this model's experts there are called {there}")
+        tensors = adapter.pop(name)
+        tensors.module_name = f"{layer}{there}{rest}"
+        adapter[tensors.module_name] = tensors
 
 
 def _add(self: Any, lora: Any) -> None:

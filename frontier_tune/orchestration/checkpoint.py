@@ -104,8 +104,9 @@ def may_differ(key: str) -> bool:
     return any(".".join(parts[:n]) in MAY_DIFFER for n in range(1, len(parts) + 1))
 
 
-def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> None:
-    """Raises BadInput, naming the keys, where ``recipe`` differs from ``written`` in more than how long to go on."""
+def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> Recipe:
+    """``recipe`` with what ``written`` took from the environment, and it doesn't name. Raises BadInput, naming the keys, where it
+    differs from ``written`` in more than how long to go on."""
     if recipe.environment.max_turns is None:  # it is the environment's, which stands in what was written
         settled = {"max_turns": written.environment.max_turns}
         recipe = recipe.model_copy(update={"environment": recipe.environment.model_copy(update=settled)})
@@ -115,6 +116,7 @@ def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> None:
             f"{where}: was written by another recipe; these keys differ: {', '.join(differ)}. Resume with the run's own "
             f"recipe.yaml (only {', '.join(MAY_DIFFER)} may change), or start a new run"
         )
+    return recipe
 
 
 def save(directory: Path, state: LoopState, recipe: Recipe, save_learner: Callable[[str], object], planned: int = 0) -> Path:

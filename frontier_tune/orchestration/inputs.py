@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput, content_hash
 from frontier_tune.governance.digests import tree
+from frontier_tune.orchestration import accepted
 from frontier_tune.orchestration.run_dir import RunDir, write_whole
 from frontier_tune.recipe import strict_yaml
 
@@ -24,15 +25,18 @@ FILE = "inputs.json"
 _SHOWN = 4
 
 
-def take(ready: Ready) -> dict[str, str]:
-    """SHA-256 of every file of base, environment, rewards and an own algorithm, and of both lists of tasks, by name."""
+def take(ready: Ready, base: bool = True) -> dict[str, str]:
+    """SHA-256 of every file of base, environment, rewards and an own algorithm, and of both lists of tasks, by name.
+
+    ``base``: its files, too, which take minutes where they are large.
+    """
     from frontier_tune.algorithms import registry as algorithms
     from frontier_tune.sdk.registry import source
 
     recipe, root = ready.recipe, ready.root
     own = algorithms.source(recipe.algorithm.name, root)
     trees = {
-        "base": tree(Path(ready.base)),
+        "base": tree(Path(ready.base)) if base else {},
         "environment": tree(source(recipe.environment.path, root), code=True),
         "rewards": tree(root / "rewards", code=True) if (root / "rewards").is_dir() else {},
         "algorithm": tree(own, code=True) if own else {},
@@ -55,8 +59,10 @@ def changed_since(ready: Ready, run: RunDir) -> list[str]:
 
 
 def require_same(ready: Ready, run: RunDir) -> None:
-    """Before processes that died in a run are replaced: what starts anew reads its files anew. Raises BadInput, naming them."""
-    if found := changed_since(ready, run):
+    """Before processes that died in a run are replaced: what starts anew reads its code anew. Raises BadInput, naming files of
+    environment, rewards or algorithm that are others; the base is not read for it."""
+    before = {name: digest for name, digest in written(run)["files"].items() if not name.startswith("base/")}
+    if before and (found := changes(before, take(ready, base=False))):
         raise BadInput(
             f"{run.root}: a process died, and since this run began these have changed, which another in its place would read: "
             f"{_names(found)}. Put back what was there and resume, or resume with --accept-changes"
@@ -77,7 +83,7 @@ def pin(ready: Ready, run: RunDir, note: Callable[[str], None], accept: bool = F
     """
     path, now = run.root / FILE, take(ready)
     if not path.is_file():
-        _write(path, now, [], _rows(run))
+        _write(path, now, [], _rows(run), accepted.sources(ready))
         return []
     before = written(run)
     found, settings = changes(before["files"], now), _settings(ready, run)
@@ -96,7 +102,8 @@ def pin(ready: Ready, run: RunDir, note: Callable[[str], None], accept: bool = F
             evaluation.unlink()
         note(f"inputs     changed since the run began: {_names(found)}")
     if change:
-        _write(path, now, [*before["changes"], {"ledger_rows": _rows(run), **change}], before["ledger_rows"])
+        history = [*before["changes"], {"ledger_rows": _rows(run), **change}]
+        _write(path, now, history, before["ledger_rows"], accepted.sources(ready))
     return found
 
 
@@ -119,9 +126,11 @@ def _names(found: Sequence[str]) -> str:
     return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 
 
-def _write(path: Path, files: Mapping[str, str], changed: Sequence[Any], rows: int) -> None:
-    """``rows``: of the ledger when the inputs were first taken; above 0 where a version that did not take any began the run."""
-    write_whole(path, json.dumps({"ledger_rows": rows, "files": files, "changes": changed}, indent=1) + "\n")
+def _write(path: Path, files: Mapping[str, str], changed: Sequence[Any], rows: int, sources: Sequence[Any]) -> None:
+    """``rows``: of the ledger when the inputs were first taken; above 0 where a version that did not take any began the run.
+    ``sources``: what the record says of tasks that people accepted."""
+    content = {"ledger_rows": rows, "files": files, "sources": sources, "changes": changed}
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _rows(run: RunDir) -> int:

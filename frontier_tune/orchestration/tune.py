@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontier_tune.contracts import FrontierTuneError, LimitReached
-from frontier_tune.orchestration import accepted, checkpoint, inputs, joined, measure, run_dir, warm_start
+from frontier_tune.contracts import BadInput, FrontierTuneError, LimitReached
+from frontier_tune.orchestration import checkpoint, inputs, joined, measure, run_dir, warm_start
 from frontier_tune.orchestration.checkpoint import LoopState
 from frontier_tune.orchestration.events import Events, began
 from frontier_tune.orchestration.groups import GroupPlan, derive_seed
@@ -42,13 +42,15 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
 
     events, status = Events(run.events), Status(run.status, ready.recipe)
     started = began(run.events) or time.time()
-    run.write_recipe(ready.recipe)
+    if not resume:
+        run.write_recipe(ready.recipe)
     run.point_latest(ready.root)
     start = warm_start.run(ready, run, note)
     stop = StopRequest()
     supervisor = Supervisor(ready.recipe.reliability, events, note, stop.check)
     with stop, crew_of(ready, run, note, supervisor=supervisor, stop=stop) as crew:
         state, at = recover.where(ready, run, note) if resume else (LoopState(), None)
+        run.write_recipe(ready.recipe)  # of a resumed run not before its checkpoint was found to be of this recipe
         scores = Measure(ready, run, crew, stop.check, note)
         events.log("resumed" if resume else "started", step=state.step, pid=os.getpid())
         crew.episodes.on_beat = status.beat
@@ -150,6 +152,8 @@ def _before(scores: Measure, ready: Ready, run: RunDir, note: Note, reuse: bool)
         found = scores.canaries()
         run_dir.write_whole(path, json.dumps(found, indent=1))
     canaries: dict[str, Any] = json.loads(path.read_text())
+    if "canaries" not in canaries:  # as earlier versions wrote them
+        canaries = {"canaries": canaries}
     scores.tell(canaries)
     return base, canaries
 
@@ -260,7 +264,11 @@ def finish(ready: Ready, run: RunDir, started: float, note: Note) -> None:
     shutil.rmtree(run.root / "sync", ignore_errors=True)
     recipe, root = ready.recipe, ready.root
     pinned = inputs.written(run)
-    if late := inputs.changed_since(ready, run):
+    try:
+        late = inputs.changed_since(ready, run)
+    except (BadInput, OSError) as e:  # what is done must not lose its record over it
+        late = [f"can't be read any more: {e}"]
+    if late:
         note(f"inputs     changed while the run went on: {', '.join(late)}; the record lists those it began with, and says so")
     made_of = record.Inputs(
         recipe=recipe.model_dump(mode="json"),
@@ -275,7 +283,7 @@ def finish(ready: Ready, run: RunDir, started: float, note: Note) -> None:
         algorithm=registry.source(recipe.algorithm.name, root),
         algorithm_name=recipe.algorithm.name,
         pinned=pinned["files"],
-        sources=[*warm_start.sources(run), *accepted.sources(ready)],
+        sources=[*warm_start.sources(run), *pinned.get("sources", [])],
         extra={"inputs": {"changed_at_resumes": pinned["changes"], "changed_by_the_end": late}},
     )
     record.write(run.root, record.build(run.root, made_of, started=started, finished=time.time()))

@@ -96,7 +96,7 @@ class EnvironmentPool:
     @property
     def description(self) -> dict[str, Any]:
         """``name``, ``version``, ``schemas`` (tools, OpenAI's format), ``effects`` (by tool), ``options`` (names), ``limits``,
-        ``code`` (a digest)."""
+        ``code`` (digests of its modules)."""
         return self._description
 
     @property
@@ -242,11 +242,13 @@ class EnvironmentPool:
         if "refused" in answer:
             raise (BadInput if answer["bad_input"] else WorkerStartError)(answer["refused"])
         if "ready" in answer:
-            if self._description and answer["ready"]["code"] != self._description["code"]:
+            before, now = self._description.get("code", {}), answer["ready"]["code"]
+            if others := [file for file in now if before.get(file, now[file]) != now[file]]:
                 raise BadInput(
-                    f"environment {self._setup['path']}: its code, or that of rewards/, was changed while episodes are played, "
-                    "so that a new worker would grade by other rules than those before; put back what was there"
+                    f"environment {self._setup['path']}: {others[0]} was changed while episodes are played, so that a new worker "
+                    "would grade by other rules than those before; put back what was there"
                 )
+            answer["ready"]["code"] = before | now
             worker.ready = self._description = answer["ready"]
             self._start_deaths = 0
             return

@@ -38,11 +38,12 @@ def main() -> None:
         setup = json.loads(next(lines))
         _limit_memory(setup.get("memory_mb"))
         host = Host(setup)
+        description = host.describe()
     except Exception as e:
         known = isinstance(e, BadInput)
         _write(answers, {"refused": str(e) if known else traceback.format_exc(limit=-3), "bad_input": known})
         return
-    _write(answers, {"ready": host.describe()})
+    _write(answers, {"ready": description})
     for line in lines:
         command = json.loads(line)
         try:
@@ -80,13 +81,13 @@ class Host:
         return env
 
     def describe(self) -> dict[str, Any]:
-        from frontier_tune.sdk.registry import code_hash
+        from frontier_tune.sdk.registry import loaded_code
 
         env = self._idle[0]
         options = list(inspect.signature(type(env)).parameters)
         description: dict[str, Any] = {"name": env.name, "version": env.version, "schemas": env.schemas, "options": options}
         description["effects"] = env.effects.of_tools
-        description["code"] = code_hash(self._setup["path"], self._setup["root"])
+        description["code"] = loaded_code(self._setup["path"], self._setup["root"])
         return description | {"limits": asdict(env.limits), "confinement": self._code.confinement if self._code else None}
 
     def run(self, slot: int, op: str, payload: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib
@@ -80,18 +81,25 @@ def environment_hash(path: str, root: str | Path = ".") -> str:
     return _hash(source(path, root))
 
 
-def code_hash(path: str, root: str | Path = ".") -> str:
-    """SHA-256 over the Python files of the environment and of the workspace's ``rewards``: what a worker that starts runs."""
-    return "".join(_hash(where, ".py") for where in (source(path, root), Path(root) / "rewards") if where.exists())
+def loaded_code(path: str, root: str | Path = ".") -> dict[str, str]:
+    """SHA-256 of every module of the environment, and of the workspace's ``rewards``, that this process has imported, by file."""
+    where = source(path, root)
+    own = [where, (Path(root) / "rewards").resolve()]
+    found = {}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.endswith(".py") and any(Path(file).resolve().is_relative_to(o) for o in own):
+            with contextlib.suppress(OSError):
+                found[file] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return found
 
 
-def _hash(where: Path, suffix: str = "") -> str:
+def _hash(where: Path) -> str:
     digest = hashlib.sha256()
     directory, files = (where.parent, [where]) if where.is_file() else (where, list(where.rglob("*")))
     for file in sorted(files, key=lambda f: f.relative_to(directory).as_posix()):
         relative = file.relative_to(directory)
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
-        if file.is_file() and file.name.endswith(suffix) and not hidden:
+        if file.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
             digest.update(f"{relative.as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 

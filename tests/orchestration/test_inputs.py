@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,7 +96,10 @@ def test_what_running_code_leaves_behind_is_no_change(ready: Any, run: RunDir) -
         ("lonely:Mine", "lonely.py", "lonely.py"),
         ("losses.imitate:Mine", "losses/imitate/__init__.py", "losses/imitate"),
         ("losses.imitate:Mine", "losses/imitate.py", "losses"),
-        ("json:Mine", "unused.py", json.__file__),
+        ("json.decoder:Mine", "unused.py", str(Path(json.__file__).parent)),
+        ("json:Mine", "unused.py", str(Path(json.__file__).parent)),
+        ("bisect:Mine", "unused.py", bisect.__file__),
+        ("sys:Mine", "unused.py", None),
     ],
 )
 def test_where_an_own_algorithm_lies(tmp_path: Path, name: str, file: str, found: str | None) -> None:
@@ -108,6 +112,9 @@ def test_what_starts_anew_in_a_run_has_to_be_what_began_it(ready: Any, run: RunD
     inputs.require_same(ready, run)  # of a run that took none there is nothing to compare
     inputs.pin(ready, run, print)
     inputs.require_same(ready, run)
+    (ready.root / "base/config.json").write_text("2")
+    inputs.require_same(ready, run)  # that of a base takes minutes where it is large: it is compared at the end
+    assert inputs.changed_since(ready, run) == ["base/config.json"]
     (ready.root / "rewards/desk.py").write_text("2")
     with pytest.raises(BadInput, match="a process died, and since this run began these have changed.*: rewards/desk.py"):
         inputs.require_same(ready, run)

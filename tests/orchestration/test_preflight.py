@@ -143,7 +143,9 @@ def test_the_environment_says_how_long_an_episode_is_where_the_recipe_does_not(t
     ready = preflight.check(recipe, file)
     with preflight.environment("envs/echo", tmp_path, {}) as pool:
         assert ready.recipe.environment.max_turns == ready.recipe.environment.turns == pool.description["limits"]["turns"]
-    same_recipe(ready.recipe, recipe, file)  # a resume by the recipe file
+    longer = ready.recipe.model_copy(update={"environment": ready.recipe.environment.model_copy(update={"max_turns": 5})})
+    assert same_recipe(longer, recipe, file).environment.max_turns == 5  # a resume by the recipe file goes on as it began
+    assert same_recipe(longer, longer, file) == longer
 
 
 def test_a_task_that_takes_more_turns_than_an_episode_has_is_refused() -> None:

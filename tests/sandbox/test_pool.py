@@ -304,10 +304,12 @@ def test_a_worker_of_other_code_takes_no_other_s_place(tmp_path: Path) -> None:
     """Half of a run would be graded by another rubric, and nothing show it."""
     shutil.copytree(ROOT, tmp_path / "workspace", ignore=shutil.ignore_patterns("__pycache__"))
     with EnvironmentPool("envs/trouble", tmp_path / "workspace", step_timeout_s=PATIENCE, log=tmp_path / "log") as pool:
+        (tmp_path / "workspace" / "rewards").mkdir(exist_ok=True)
+        (tmp_path / "workspace" / "rewards" / "of_another_workflow.py").write_text("")
         os.kill(pool.pids[0], signal.SIGKILL)
         pool.tasks("train", 1, 0)  # by another one, of the same code
-        (tmp_path / "workspace" / "rewards").mkdir(exist_ok=True)
-        (tmp_path / "workspace" / "rewards" / "mended.py").write_text("")
+        (file,) = (tmp_path / "workspace" / "envs" / "trouble").glob("*.py")
+        file.write_text(file.read_text() + "\n")
         os.kill(pool.pids[0], signal.SIGKILL)
-        with pytest.raises(BadInput, match="envs/trouble: its code, or that of rewards/, was changed while episodes are played"):
+        with pytest.raises(BadInput, match=f"envs/trouble: {file} was changed while episodes are played"):
             pool.tasks("train", 1, 0)

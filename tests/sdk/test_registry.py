@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,11 +102,13 @@ def test_a_module_in_no_package_is_an_environment_alone(tmp_path: Path, monkeypa
     path = "lonely_desk:Echo"
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "latest").symlink_to(tmp_path / "runs", target_is_directory=True)
-    before, code = environment_hash(path, tmp_path), registry.code_hash(path, tmp_path)
+    before = environment_hash(path, tmp_path)
     assert registry.source(path, tmp_path) == tmp_path / "lonely_desk.py"
     assert list(tree(registry.source(path, tmp_path), code=True)) == ["lonely_desk.py"]
     (tmp_path / "notes.txt").write_text("x")
     assert environment_hash(path, tmp_path) == before
     (tmp_path / "rewards").mkdir()
-    (tmp_path / "rewards" / "desk.py").write_text("x = 1")
-    assert registry.code_hash(path, tmp_path) != code
+    (tmp_path / "rewards" / "lonely.py").write_text("x = 1")
+    assert list(registry.loaded_code(path, tmp_path)) == [str(tmp_path / "lonely_desk.py")]  # nobody has imported that reward
+    monkeypatch.setitem(sys.modules, "rewards.lonely", SimpleNamespace(__file__=str(tmp_path / "rewards" / "lonely.py")))
+    assert set(registry.loaded_code(path, tmp_path)) == {str(tmp_path / n) for n in ("lonely_desk.py", "rewards/lonely.py")}
