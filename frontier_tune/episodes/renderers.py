@@ -221,7 +221,7 @@ class ChatRenderer:
         try:
             for roles in (("system", "user", "assistant"), ("user", "assistant", "tool"), ("user", "assistant")):
                 with contextlib.suppress(BadInput):
-                    found += self._text([Message(role, "-") for role in roles])  # type: ignore[arg-type]
+                    found += self._text([Message(role, "-") for role in roles])
         finally:
             self._tools = tools
         return found
