@@ -26,13 +26,13 @@ def replay(run: Path, company: int) -> float:
     recipe = recipes.load(run / "recipe.yaml").environment
     env = load_environment(recipe.path, ROOT, **{**recipe.options, "company_seed": company})
     tasks = env.tasks("heldout", recipe.heldout_tasks, derive_seed("heldout"))
-    rows = [json.loads(line) for line in (run / "evaluation" / "base-greedy.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "evaluation" / "base-greedy.jsonl").read_text().split("\n") if line]
     said = {row["group"]: [m["content"] for m in row["messages"] if m["role"] == "assistant"] for row in rows}
     if len(said) != len(tasks):
         raise SystemExit(f"{run}: {len(said)} base episodes for {len(tasks)} held-out tasks; was it made by another version?")
     done = 0
     for i, task in enumerate(tasks):
-        env.reset(options={"task": task, "max_turns": recipe.max_turns})
+        env.reset(options={"task": task, "max_turns": recipe.turns})
         info: dict[str, bool] = {}
         for action in said[i]:
             *_, terminated, truncated, info = env.step(action)

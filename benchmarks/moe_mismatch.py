@@ -201,6 +201,7 @@ def measure(recipe: Recipe, recipe_file: Path, checkpoint: Path | None, steps: i
     from frontier_tune.sandbox.pool import EnvironmentPool
 
     ready = preflight.check(recipe, recipe_file)
+    recipe = ready.recipe
     env, section, algorithm = recipe.environment, recipe.sampler, recipe.algorithm
     plan = GroupPlan(ready.train, recipe.seed, algorithm.groups_per_step, algorithm.group_size, section.temperature)
     learner = Learner(ready.base, recipe)
@@ -214,7 +215,7 @@ def measure(recipe: Recipe, recipe_file: Path, checkpoint: Path | None, steps: i
             VLLMSampler(ready.base, section, recipe.adapter, seed=recipe.seed, routes=True) as sampler,
         ):
             sampler.sync(scratch, max(1, learner.version))
-            limits: dict[str, Any] = {"max_turns": env.max_turns, "max_tokens_per_turn": env.max_tokens_per_turn}
+            limits: dict[str, Any] = {"max_turns": env.turns, "max_tokens_per_turn": env.max_tokens_per_turn}
             limits |= {"max_model_len": section.max_model_len, "concurrency": section.max_sequences}
             renderer = preflight.make_renderer(ready.base, pool.description["schemas"])
             specs = [
