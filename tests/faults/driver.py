@@ -31,10 +31,10 @@ def ready_of(root: Path, recipe: recipes.Recipe) -> Ready:
     env = recipe.environment
     openings = [list(range(1, 60))]
     train, heldout = tasks("train", 0, env.train_tasks), tasks("heldout", 5000, env.heldout_tasks)
-    missing: Any = None
+    config: Any = SimpleNamespace(model_type="stand-in")
     plan: Any = SimpleNamespace(checkpoint_bytes=0)
     (root / "base").mkdir(exist_ok=True)
-    return Ready(recipe, "faults", root, root / "base", missing, env.options, plan, train, heldout, [], [], openings)
+    return Ready(recipe, "faults", root, root / "base", config, env.options, plan, train, heldout, [], [], openings)
 
 
 def main(root: Path, home: Path, slow: dict[str, float]) -> int:
