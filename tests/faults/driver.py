@@ -53,7 +53,7 @@ def main(root: Path, home: Path, slow: dict[str, float]) -> int:
                 crew.close()
 
     tune.crew_of = crew_of
-    tune.finish = lambda ready, run, started: None
+    tune.finish = lambda *_: None
     try:
         with run.lock():
             tune.tune(ready_of(root, recipe), run, lambda text: print(text, flush=True), resume=run.recipe_file.exists())
