@@ -143,7 +143,7 @@ def drive(samplers: int, groups: int, mean_s: float = MEAN_S) -> dict[str, Any]:
         seen.append({"time": time.monotonic(), "cpu": time.process_time(), "memory": memory})
 
     nothing: Any = SimpleNamespace(check=lambda: None)
-    learner = SimpleNamespace(learn=lambda batches: {}, save_adapter=lambda path: None, save=lambda path: None)
+    learner = SimpleNamespace(learn=lambda batches, done: {}, save_adapter=lambda path: None, save=lambda path: None)
     sampler = SimpleNamespace(sync=lambda path, version: ray.get([a.sync.remote(version) for a in actors]))
     gate: Any = SimpleNamespace(check=lambda version: {}, canary=lambda version, path: {})
     crew: Any = SimpleNamespace(learner=learner, sampler=sampler)

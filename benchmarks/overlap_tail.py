@@ -72,7 +72,7 @@ def train(workspace: Path, base: Path, staleness: int, steps: int) -> tuple[floa
         def wait(self, found: Any, every: Callable[[], None]) -> Any:
             return found
 
-    def learn(batches: Any) -> dict[str, float]:
+    def learn(batches: Any, done: int) -> dict[str, float]:
         time.sleep(STEP_S)
         return {}
 

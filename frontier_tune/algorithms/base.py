@@ -72,9 +72,19 @@ class Algorithm(ABC):
             raise ValueError(f"correction_low {self.correction_low} must be below correction_high {self.correction_high}")
         if self.kl_target is not None and not self.kl_coefficient:
             raise ValueError("kl_target adapts kl_coefficient by factors: give that a start above 0")
+        if self.needs_base and self.kl_estimator == "k1":
+            raise ValueError("kl_estimator k1 has a gradient of mean 0 in the loss: nothing holds to the base; take k2 or k3")
+        if self.entropy_target is not None and self.entropy_coefficient > self.entropy_limit:
+            raise ValueError(
+                f"entropy_coefficient {self.entropy_coefficient} is above entropy_limit {self.entropy_limit}, to which the first "
+                "update would bring it down; raise the one or lower the other"
+            )
 
     def idle(self) -> dict[str, str]:
-        """Settings without effect as the others stand, each with what would give it one: a recipe that sets them is refused."""
+        """Settings without effect as the others stand, each with what would give it one: a recipe that sets them is refused.
+
+        ``idle_at_one_update`` names those that have none besides where a step is a single update.
+        """
         idle: dict[str, str] = {}
         if not self.kl_coefficient:
             idle |= dict.fromkeys(("kl_in", "kl_estimator"), "a kl_coefficient above 0")
@@ -87,6 +97,10 @@ class Algorithm(ABC):
         if self.correction == "none":
             idle["correction_level"] = "a correction"
         return idle
+
+    def idle_at_one_update(self) -> set[str]:
+        """Against the learner's own log-probabilities the first update's ratio is 1: nothing is clipped."""
+        return {"clip_low", "clip_high"} if self.proximal == "learner" else set()
 
     @abstractmethod
     def advantages(self, rollout: Rollout) -> Tensor:

@@ -18,6 +18,11 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, low: float, high: float)
     return loss, outside
 
 
+def by_token(logprob_T: Tensor) -> Tensor:
+    """Ones whose gradient is that of each token's own log-probability, [T] (GSPO, arXiv:2507.18071, eq. 14)."""
+    return (logprob_T - logprob_T.detach()).exp()
+
+
 def clipped_value_loss(value_T: Tensor, old_value_T: Tensor, return_T: Tensor, clip: float) -> Tensor:
     """``1/2 max((V - R)^2, (clip(V, V_old - clip, V_old + clip) - R)^2)`` of each token, [T]; with clip 0 ``(V - R)^2 / 2``.
 

@@ -4,7 +4,7 @@
     L    = 1/tokens sum_i sum_t -min(rho_t A_i, clip(rho_t, 1 - 0.2, 1 + 0.28) A_i)      (eq. 10 and 12)
 
 Dynamic sampling (eq. 11) replaces groups whose rewards are all equal by newly played ones; it is the loop that plays, up to
-``dynamic_sampling`` rounds more a step.
+``dynamic_sampling`` rounds more a step. Rewards are the environment's there, before the punishment, as in the paper.
 """
 
 from __future__ import annotations
@@ -33,6 +33,17 @@ class DAPO(GRPO):
             if self.overlong_limit is None:
                 raise ValueError("overlong_buffer needs overlong_limit, the tokens that an episode may sample")
             overlong_penalty(torch.zeros(1), self.overlong_limit, self.overlong_buffer)  # refuses a buffer that doesn't fit
+
+        others = {
+            "advantage: batch": self.advantage == "batch",
+            "turn_discount below 1": self.advantage == "turn" and self.turn_discount < 1,
+            "the KL in the reward": self.penalises,
+        }
+        if self.dynamic_sampling and any(others.values()):
+            raise ValueError(
+                "dynamic_sampling replaces groups whose rewards are all equal, and those have advantages, too, with "
+                f"{next(name for name, on in others.items() if on)}; set dynamic_sampling to 0, or take that out"
+            )
 
     def idle(self) -> dict[str, str]:
         return super().idle() | ({"overlong_limit": "an overlong_buffer"} if self.overlong_buffer is None else {})

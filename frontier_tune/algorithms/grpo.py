@@ -49,7 +49,7 @@ class GRPO(Algorithm):
         return rollout.spread(relative(reward_PG, valid_PG, self.scale_by_std).flatten()[slot_N])
 
     def _by_turn(self, rollout: Rollout, reward_PG: Tensor, valid_PG: Tensor, slot_N: Tensor) -> Tensor:
-        """The outcome is earned by an episode's last turn; [T]."""
+        """The outcome is earned by an episode's last turn, a KL in the reward is paid by the turn that it is of; [T]."""
         episode_T = rollout.episode_T
         turns_N = torch.zeros(len(slot_N), dtype=torch.long).scatter_reduce_(0, episode_T, rollout.turn_T + 1, "amax")
         turns_PG = torch.zeros(reward_PG.numel(), dtype=torch.long).index_copy_(0, slot_N, turns_N).view_as(reward_PG)
@@ -57,8 +57,18 @@ class GRPO(Algorithm):
         last_PGK = turn_K == turns_PG[..., None] - 1
         reached_PGK = (turn_K < turns_PG[..., None]) & valid_PG[..., None]
         reward_PGK = torch.where(last_PGK & reached_PGK, reward_PG[..., None], 0.0)
+        if rollout.kl_T is not None:
+            reward_PGK = reward_PGK + self._moved(rollout, slot_N, last_PGK)
         by_turn = turn_relative(reward_PGK, reached_PGK, self.turn_discount, self.scale_by_std)
         return by_turn.view(-1, len(turn_K))[slot_N[episode_T], rollout.turn_T]
+
+    @staticmethod
+    def _moved(rollout: Rollout, slot_N: Tensor, last_PGK: Tensor) -> Tensor:
+        """What brings the KL, all of which the last turn has paid, to the turns it is of, [P, G, K]; it adds up to 0."""
+        paid_PGK = torch.zeros(last_PGK.shape, dtype=torch.float64)
+        where_T = slot_N[rollout.episode_T] * last_PGK.shape[2] + rollout.turn_T
+        paid_PGK.view(-1).index_add_(0, where_T, rollout.penalty_T)
+        return last_PGK * paid_PGK.sum(2, keepdim=True) - paid_PGK
 
     def policy_loss(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         ratio_T = (tokens.logprob_T - tokens.old_logprob_T).exp()

@@ -3,6 +3,10 @@
     s_i = (pi(y_i) / pi_old(y_i))^(1 / |y_i|),     L = 1/N sum_i -min(s_i A_i, clip(s_i, 1 - low, 1 + high) A_i)
 
 One ratio a sequence varies far less than one a token, hence the narrow clip, and no token's routing in an MoE decides alone.
+
+Computed as GSPO-token (eq. 13 and 14): ratio and clipping are GSPO's, and so is the gradient where all tokens of a sequence have
+one advantage and one weight. Where they differ (credit by turn, importance weights by token), each token's gradient has its own;
+through the shared ratio each would get their mean, and a masked token would learn from its neighbours.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Literal
 from torch import Tensor
 
 from frontier_tune.algorithms.batch import Tokens
-from frontier_tune.algorithms.clipping import clipped_surrogate
+from frontier_tune.algorithms.clipping import by_token, clipped_surrogate
 from frontier_tune.algorithms.grpo import GRPO
 
 
@@ -24,5 +28,6 @@ class GSPO(GRPO):
     normalization: Literal["token", "sequence", "constant"] = "sequence"
 
     def policy_loss(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        ratio_N = tokens.mean_N(tokens.logprob_T - tokens.old_logprob_T).exp()
-        return clipped_surrogate(ratio_N[tokens.sequence_T], tokens.advantage_T, self.clip_low, self.clip_high)
+        ratio_N = tokens.mean_N(tokens.logprob_T - tokens.old_logprob_T).detach().exp()
+        ratio_T = ratio_N[tokens.sequence_T] * by_token(tokens.logprob_T)
+        return clipped_surrogate(ratio_T, tokens.advantage_T, self.clip_low, self.clip_high)

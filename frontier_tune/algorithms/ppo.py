@@ -25,7 +25,11 @@ from frontier_tune.algorithms.gae import gae
 
 @dataclass(frozen=True, kw_only=True)
 class PPO(Algorithm):
-    """``value_clip`` 0 switches the clipping of values off. ``critic_learning_rate``: of the head alone."""
+    """``value_clip`` 0 switches the clipping of values off. ``critic_learning_rate``: of the head alone.
+
+    The head has an Adam of its own, whose steps don't grow with the loss: ``value_coefficient`` moves what is clipped at the
+    learner's ``max_grad_norm``, and little else.
+    """
 
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -39,6 +43,9 @@ class PPO(Algorithm):
 
     has_critic: ClassVar[bool] = True
     on_policy: ClassVar[bool] = True  # GAE estimates the returns of the policy that sampled; no weight in it corrects for another
+
+    def idle_at_one_update(self) -> set[str]:
+        return super().idle_at_one_update() | {"value_clip"}  # values are those that the step began with
 
     def _estimated(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         if rollout.value_T is None:

@@ -77,6 +77,24 @@ def source(name: str, root: Path) -> Path | None:
     return installed.parent if packages or found.submodule_search_locations else installed
 
 
+def episode_tokens(recipe: Recipe) -> int:
+    """Tokens that an episode may sample, by the recipe alone."""
+    return min(recipe.environment.turns * recipe.environment.max_tokens_per_turn, recipe.sampler.max_model_len)
+
+
+def limited(recipe: Recipe, tokens: int | None, root: str | Path | None = None) -> Recipe:
+    """The recipe for an environment that ends an episode after ``tokens`` sampled ones: what follows is written down in it."""
+    if tokens is None or tokens >= episode_tokens(recipe):
+        return recipe
+    algorithm, section = build(recipe, root), recipe.algorithm
+    wanted = {
+        "loss_constant": algorithm.normalization == "constant",
+        "overlong_limit": getattr(algorithm, "overlong_buffer", None) is not None,
+    }
+    derived = [k for k, at_work in wanted.items() if at_work and getattr(section, k) is None and k not in section.options]
+    return recipe.model_copy(update={"algorithm": section.model_copy(update=dict.fromkeys(derived, tokens))})
+
+
 def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:
     """The recipe's algorithm with its settings. Raises BadInput where it doesn't take one of them, or they don't fit together."""
     section = recipe.algorithm
@@ -93,7 +111,7 @@ def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:
             hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(sorted(known))}"
             raise BadInput(f"algorithm.{key}: {section.name} does not use it; {hint}")
     settings |= checked_options(section.name, section.options, cls)
-    tokens = min(recipe.environment.turns * recipe.environment.max_tokens_per_turn, recipe.sampler.max_model_len)
+    tokens = episode_tokens(recipe)
     if settings.get("normalization", default_of(cls, "normalization")) == "constant":
         settings.setdefault("loss_constant", tokens)
     if settings.get("overlong_buffer") is not None:
@@ -102,7 +120,10 @@ def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:
         algorithm = cls(**settings)
     except (TypeError, ValueError) as e:
         raise BadInput(f"algorithm: {section.name}: {e}") from None
-    for key, needed in algorithm.idle().items():
+    idle = algorithm.idle()
+    if section.epochs * section.minibatches == 1:
+        idle |= dict.fromkeys(algorithm.idle_at_one_update(), "several updates a step (epochs, minibatches)")
+    for key, needed in idle.items():
         if key in settings and settings[key] != default_of(cls, key):
             raise BadInput(f"algorithm.{key}: it has no effect without {needed}; set that, or take '{key}' out")
     return algorithm

@@ -98,11 +98,15 @@ class Learner:
 
     # ---- learning -------------------------------------------------------------------------------------------------
 
-    def learn(self, batches: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
+    def learn(self, batches: Sequence[Sequence[Trajectory]], done: int | None = None) -> dict[str, float]:
         """One step on what was played: each environment's episodes get the algorithm's advantages, then as ``update``.
 
         Rewards are compared within a batch alone. Give all episodes of a step: those that aren't trainable are left out here.
+        ``done``: steps of the run before this one, those without anything to learn counted: the learning rate's schedule goes by
+        them. None: those that were learned from.
         """
+        if done is not None:
+            self.steps = done
         return self._guarded(lambda: self._learn(batches))
 
     def _learn(self, batches: Sequence[Sequence[Trajectory]]) -> dict[str, float]:

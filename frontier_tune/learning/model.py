@@ -122,7 +122,8 @@ class Policy:
 
     def logprobs(self, packed: Packed, rows: Tensor, targets: Tensor, temperature: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy, [M] each, of ``targets`` as predicted at ``rows`` [M] of the pack."""
-        needed, place = torch.unique(rows, return_inverse=True)  # members of a group may share a row
+        # Members of a group may share a row; and where they part is not in their own order (packing lays groups out as trees).
+        needed, place = torch.unique(rows, return_inverse=True)
         self._rows = needed
         try:
             output = self._backbone(
@@ -131,7 +132,7 @@ class Policy:
         finally:
             self._rows = None
         hidden = output.last_hidden_state[0]
-        if needed.numel() < rows.numel():
+        if not torch.equal(needed, rows):
             hidden = hidden.index_select(0, place)
         return self._project(hidden, targets, temperature)
 

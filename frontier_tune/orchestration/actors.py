@@ -108,8 +108,8 @@ class LearnerActor:
 
         self._learner = Learner(base_dir, recipe, world=world)
 
-    def learn(self, batches: Sequence[Sequence[Trajectory]]) -> Mapping[str, float]:
-        return self._learner.learn(batches)
+    def learn(self, batches: Sequence[Sequence[Trajectory]], done: int | None = None) -> Mapping[str, float]:
+        return self._learner.learn(batches, done)
 
     def score(self, sequences: Sequence[Sequence[int]], adapter_dir: str | None = None) -> list[list[float]]:
         return self._learner.score(sequences, adapter_dir)

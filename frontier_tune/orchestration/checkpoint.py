@@ -104,12 +104,17 @@ def may_differ(key: str) -> bool:
     return any(".".join(parts[:n]) in MAY_DIFFER for n in range(1, len(parts) + 1))
 
 
+# What a recipe may leave to its environment (preflight.settle), by section: it stands in what was written.
+_SETTLED = {"environment": ("max_turns",), "algorithm": ("loss_constant", "overlong_limit")}
+
+
 def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> Recipe:
     """``recipe`` with what ``written`` took from the environment, and it doesn't name. Raises BadInput, naming the keys, where it
     differs from ``written`` in more than how long to go on."""
-    if recipe.environment.max_turns is None:  # it is the environment's, which stands in what was written
-        settled = {"max_turns": written.environment.max_turns}
-        recipe = recipe.model_copy(update={"environment": recipe.environment.model_copy(update=settled)})
+    for name, keys in _SETTLED.items():
+        section, stands = getattr(recipe, name), getattr(written, name)
+        open_ = {key: getattr(stands, key) for key in keys if getattr(section, key) is None}
+        recipe = recipe.model_copy(update={name: section.model_copy(update=open_)})
     differ = differing_keys(written.model_dump(mode="json"), recipe.model_dump(mode="json"))
     if differ:
         raise BadInput(

@@ -171,8 +171,8 @@ class LearnerGroup(LearnerActor):
 
         return _meet(join, look)
 
-    def learn(self, batches: Sequence[Sequence[Trajectory]]) -> Mapping[str, float]:
-        found: Mapping[str, float] = self._together("learn", batches)
+    def learn(self, batches: Sequence[Sequence[Trajectory]], done: int | None = None) -> Mapping[str, float]:
+        found: Mapping[str, float] = self._together("learn", batches, done)
         shutil.rmtree(self._met_in, ignore_errors=True)
         return found
 

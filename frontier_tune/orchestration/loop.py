@@ -98,7 +98,7 @@ class Loop:
         self.state.silent = 0 if taught else self.state.silent + 1
         if taught:
             with self._phase("learning"):
-                metrics |= self.crew.learner.learn(numbered(learned))
+                metrics |= self.crew.learner.learn(numbered(learned), number - 1)
             metrics |= self._hand_over()
         played = [t for b in (batch, *more, *rehearsed) for t in b.trajectories]
         given = [t for b in learned for t in b.trajectories]

@@ -97,11 +97,14 @@ def environment_options(recipe: Recipe, root: Path) -> dict[str, Any]:
 
 def settle(recipe: Recipe, root: Path) -> tuple[Recipe, dict[str, Any]]:
     """The recipe with what its environment decides where it says nothing itself, and the environment's options."""
+    from frontier_tune.algorithms import registry
+
     options, env = environment_options(recipe, root), recipe.environment
+    with environment(env.path, root, options) as pool:
+        limits = pool.description["limits"]
     if env.max_turns is None:
-        with environment(env.path, root, options) as pool:
-            env = env.model_copy(update={"max_turns": pool.description["limits"]["turns"]})
-    return recipe.model_copy(update={"environment": env}), options
+        recipe = recipe.model_copy(update={"environment": env.model_copy(update={"max_turns": limits["turns"]})})
+    return registry.limited(recipe, limits["tokens"], root), options
 
 
 def check_turns(pool: Any, recipe: Recipe, tasks: Sequence[Task]) -> None:
@@ -151,6 +154,11 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     idle.check(recipe)
     recipe, options = settle(recipe, root)
     algorithm = registry.build(recipe, root)
+    if full.whole(recipe) and (algorithm.needs_base or algorithm.penalises):  # an own algorithm's; ours are refused as recipes
+        raise BadInput(
+            f"algorithm: {recipe.algorithm.name} takes a KL to the base, which is not there any more once its weights are "
+            "trained (learner.trainable is all); set its kl_coefficient to 0"
+        )
     overlap.check(recipe, algorithm)  # an unknown algorithm, or settings that don't fit together
     base = find(recipe)
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)

@@ -60,7 +60,9 @@ class Algorithm(Section):
     loss_constant: int | None = Field(None, ge=1, description="Tokens a sequence, with normalization: constant; default: derived")
     kl_coefficient: float | None = Field(None, ge=0, description="Weight of the KL to the base; 0 switches it off")
     kl_in: Literal["loss", "reward"] | None = None
-    kl_estimator: Literal["k1", "k2", "k3"] | None = None
+    kl_estimator: Literal["k1", "k2", "k3"] | None = Field(
+        None, description="Default where kl_in isn't the algorithm's own: k1 in the reward, k2 in the loss"
+    )
     kl_target: float | None = Field(None, gt=0, description="Nats a token that kl_coefficient is adapted to")
     entropy_coefficient: float | None = Field(None, ge=0)
     entropy_target: float | None = Field(None, gt=0, description="Nats a token below which the bonus is applied and grows")
@@ -101,7 +103,10 @@ class Algorithm(Section):
                 raise ValueError(
                     f"'{key}' is not used by {name}; take it out, or set it to null (used by: {users or 'own algorithms'})"
                 )
-        return {**own, **{k: v for k, v in data.items() if v is not None}}
+        given = {k: v for k, v in data.items() if v is not None}
+        if given.get("kl_in", own["kl_in"]) != own["kl_in"]:  # an estimator that fits the one place does not fit the other
+            given.setdefault("kl_estimator", {"loss": "k2", "reward": "k1"}.get(given["kl_in"], own["kl_estimator"]))
+        return {**own, **given}
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

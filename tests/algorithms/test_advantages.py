@@ -136,6 +136,20 @@ def test_batch_and_turn_advantages_by_the_recipe_s_word() -> None:
     assert (got[[2, 6, 7]] == 0).all()  # group 3: the only member that earned something sampled nothing
 
 
+def test_by_turns_the_kl_in_the_reward_is_paid_by_the_turn_that_it_is_of() -> None:
+    """Group 7: episodes 0 (turns of 1 token each) and 2 (of 1 and 2), with 0.1 * (0, 1) and 0.1 * (3, 4 + 5) to pay."""
+    r = Rollout(**{**vars(rollout(kl_T=torch.arange(8, dtype=torch.float64))), "kl_coefficient": 0.1})
+    got = GRPO(advantage="turn", turn_discount=0.5, scale_by_std=False).advantages(r)
+    last = torch.tensor([1 - 0.1, 0.5 - 0.9], dtype=torch.float64)
+    first = 0.5 * last - torch.tensor([0.0, 0.3], dtype=torch.float64)
+    want = torch.stack([first - first.mean(), last - last.mean()])
+    torch.testing.assert_close(got[:2], want[:, 0])
+    torch.testing.assert_close(got[3:6], want[[0, 1, 1], 1])
+    # undiscounted, an episode's first turn has all of its reward less all of its KL
+    whole = GRPO(advantage="turn", scale_by_std=False).advantages(r)
+    torch.testing.assert_close(whole[[0, 3]], GRPO(scale_by_std=False).advantages(r)[[0, 3]])
+
+
 def test_reinforce_pp_takes_the_kl_still_to_come_and_normalises_over_tokens() -> None:
     kl = torch.arange(8, dtype=torch.float64)
     r = rollout(kl_T=kl)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -110,7 +111,7 @@ def test_the_decoupled_objective_and_geometric_weights_equal_a_scalar_loop() -> 
         assert loss.item() == pytest.approx(total / int(batch.mask.sum()), rel=1e-12)
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
 @pytest.mark.parametrize("normalization", ["token", "sequence", "constant"])
 def test_grpo_with_all_terms_equals_a_scalar_loop(normalization: Any, estimator: Any) -> None:
     batch = Random(3)
@@ -126,7 +127,7 @@ def test_grpo_with_all_terms_equals_a_scalar_loop(normalization: Any, estimator:
             a, rho = batch.advantage[n].item(), math.exp(batch.new[n, t] - batch.old[n, t])
             r = math.exp(batch.base[n, t] - batch.new[n, t])
             own -= min(rho * a, max(0.8, min(1.28, rho)) * a)
-            own += 0.1 * {"k1": -math.log(r), "k2": math.log(r) ** 2 / 2, "k3": r - 1 - math.log(r)}[estimator]
+            own += 0.1 * {"k2": math.log(r) ** 2 / 2, "k3": r - 1 - math.log(r)}[estimator]
             entropy += batch.entropy[n, t].item()
             clipped += (a > 0 and rho > 1.28) or (a < 0 and rho < 0.8)
         total += own / int(row.sum()) if normalization == "sequence" else own
@@ -170,6 +171,29 @@ def test_on_policy_gradient_is_the_policy_gradient(algorithm: Algorithm) -> None
         "sequence": 1 / (batch.totals.sequences * (lengths if isinstance(algorithm, GSPO) else torch.ones_like(lengths))),
     }[algorithm.normalization]
     torch.testing.assert_close(gradient, -batch.advantage[:, None] * share * batch.mask, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("normalization", ["token", "sequence", "constant"])
+@pytest.mark.parametrize("kind", [GSPO, RLOO])
+def test_a_sequence_s_ratio_leaves_each_token_its_own_advantage_and_weight(kind: Any, normalization: Any) -> None:
+    """-share_t w_t s_i A_t, and 0 where masked: with the gradient through the shared ratio all tokens would get their mean."""
+    batch = Random(11, spread=0.02)
+    settings = {"correction": "mask", "correction_low": 0.5, "correction_high": 1.5, "clip_low": 0.9, "clip_high": 9.0}
+    algorithm = kind(proximal="learner", normalization=normalization, loss_constant=7, **settings)
+    credit = torch.randn(batch.mask.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    new = batch.new.clone().requires_grad_()
+    loss, _ = algorithm.loss(replace(batch.tokens(new), advantage_T=credit[batch.mask]), batch.totals)
+    loss.backward()
+    weight = (batch.old - batch.sampler).exp()
+    weight = weight.masked_fill((weight < 0.5) | (weight > 1.5), 0.0) * batch.mask
+    assert (weight[batch.mask] == 0).any()
+    length = batch.mask.sum(1, keepdim=True).double()
+    logs = ((batch.new - batch.old) * batch.mask).sum(1, keepdim=True)
+    ratio = (logs / length if kind is GSPO else logs).exp()
+    sequences = batch.totals.sequences
+    whole = {"token": batch.totals.tokens, "constant": 7 * sequences, "sequence": sequences}[normalization]
+    mean = length if normalization == "sequence" and kind is GSPO else 1.0
+    torch.testing.assert_close(new.grad, -weight * ratio * credit / (mean * whole), atol=1e-12, rtol=1e-12)
 
 
 def test_float32_grpo_is_bit_for_bit_the_formula() -> None:

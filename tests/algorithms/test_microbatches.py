@@ -33,7 +33,7 @@ def test_any_split_gives_the_same(
 ) -> None:
     algorithm = cls(
         normalization=normalization, loss_constant=11, proximal="learner", correction=correction, correction_level=level,
-        kl_coefficient=beta, kl_in="loss", entropy_coefficient=gamma,
+        kl_coefficient=beta, kl_in="loss", kl_estimator="k3", entropy_coefficient=gamma,
     )  # fmt: skip
     batch = Random(seed, n=SEQUENCES)
     bounds = [0, *sorted(cuts), SEQUENCES]

@@ -12,7 +12,7 @@ from frontier_tune import recipe as recipes
 from frontier_tune.algorithms.base import Algorithm
 from frontier_tune.algorithms.dapo import DAPO
 from frontier_tune.algorithms.grpo import GRPO
-from frontier_tune.algorithms.registry import ALGORITHMS, build, find
+from frontier_tune.algorithms.registry import ALGORITHMS, build, find, limited
 from frontier_tune.contracts import BadInput
 
 OWN = """
@@ -44,9 +44,18 @@ class OwnDAPO(DAPO):
     shape: Literal["round", "square"] = "round"
 
 
-IDLE = {"turn_discount", "loss_constant", "overlong_limit", "entropy_step", "entropy_limit", "kl_in", "kl_estimator"} | {
-    f"correction_{x}" for x in ("level", "low", "high")
-}
+IDLE = {
+    "turn_discount",
+    "loss_constant",
+    "overlong_limit",
+    "entropy_step",
+    "entropy_limit",
+    "kl_in",
+    "kl_estimator",
+    "value_clip",
+} | {f"correction_{x}" for x in ("level", "low", "high")}
+
+PPO = {"value_clip": recipes.ALGORITHMS["ppo"]["value_clip"]}
 
 
 def parse(**algorithm: Any) -> recipes.Recipe:
@@ -80,7 +89,7 @@ def test_the_shipped_recipe_is_grpo_that_keeps_the_reward_s_scale() -> None:
 
 
 def test_settings_reach_the_algorithm() -> None:
-    built = build(parse(name="dapo", overlong_buffer=10, kl_coefficient=0.01, kl_in="reward", kl_estimator="k1"))
+    built = build(parse(name="dapo", overlong_buffer=10, kl_coefficient=0.01, kl_in="reward", dynamic_sampling=0))
     assert vars(built)["overlong_limit"] == 512 and built.penalises and not built.needs_base
 
 
@@ -108,6 +117,11 @@ def test_the_recipe_refuses(algorithm: dict[str, Any], words: str) -> None:
     [
         ({"correction": "mask"}, "proximal"),
         ({"kl_target": 0.1}, "kl_coefficient"),
+        ({"kl_coefficient": 0.1, "kl_estimator": "k1"}, "k1 has a gradient of mean 0 in the loss.*take k2 or k3"),
+        ({"entropy_target": 1.0, "entropy_coefficient": 0.2}, "entropy_coefficient 0.2 is above entropy_limit 0.1"),
+        ({"name": "dapo", "advantage": "batch"}, "have advantages, too, with advantage: batch; set dynamic_sampling to 0"),
+        ({"name": "dapo", "advantage": "turn", "turn_discount": 0.9}, "have advantages, too, with turn_discount below 1"),
+        ({"name": "dapo", "kl_coefficient": 0.1, "kl_in": "reward"}, "have advantages, too, with the KL in the reward"),
         ({"name": "dapo", "overlong_buffer": 600}, "between 0 and the limit of 512"),
         ({"name": "own_algorithm:Scaled", "trace": 0.5}, "algorithm.trace: own_algorithm:Scaled does not use it"),
         ({"name": "own_algorithm:Scaled", "options": {"factr": 1}}, "algorithm.factr: .*did you mean 'factor'"),
@@ -152,9 +166,9 @@ def test_options_of_an_own_algorithm_are_checked_like_the_settings_they_are_name
 
 
 def test_options_are_read_as_the_section_reads_them() -> None:
-    options = {"dynamic_sampling": "2", "advantage": "turn", "turn_discount": 0.5, "shape": "square", "overlong_buffer": None}
+    options = {"dynamic_sampling": "0", "advantage": "turn", "turn_discount": 0.5, "shape": "square", "overlong_buffer": None}
     built = build(parse(name=f"{__name__}:OwnDAPO", options=options))
-    assert built == OwnDAPO(dynamic_sampling=2, advantage="turn", turn_discount=0.5, shape="square")
+    assert built == OwnDAPO(dynamic_sampling=0, advantage="turn", turn_discount=0.5, shape="square")
 
 
 @pytest.mark.parametrize(
@@ -173,12 +187,13 @@ def test_options_are_read_as_the_section_reads_them() -> None:
         ({"kl_estimator": "k2", "kl_coefficient": 0.0}, "a kl_coefficient above 0"),
         ({"entropy_limit": 0.2}, "an entropy_target"),
         ({"entropy_step": 0.2, "name": "ppo"}, "an entropy_target"),
+        ({"name": "ppo", "value_clip": 0.1}, r"several updates a step \(epochs, minibatches\)"),
     ],
 )
 def test_a_setting_without_effect_is_refused(algorithm: dict[str, Any], needed: str) -> None:
     with pytest.raises(BadInput, match=rf"it has no effect without {needed}; set that, or take"):
         build(parse(**algorithm))
-    recipe = parse(**{**algorithm, **{key: recipes.ALGORITHMS["dapo"][key] for key in IDLE & algorithm.keys()}})
+    recipe = parse(**{**algorithm, **{key: (recipes.ALGORITHMS["dapo"] | PPO)[key] for key in IDLE & algorithm.keys()}})
     build(recipe)  # at its default it says nothing that isn't so
 
 
@@ -203,6 +218,45 @@ def test_a_setting_without_effect_is_refused(algorithm: dict[str, Any], needed: 
 def test_a_setting_with_effect_is_taken(algorithm: dict[str, Any]) -> None:
     built = vars(build(parse(**algorithm)))
     assert all(built[key] == value for key, value in algorithm.items() if key != "name")
+
+
+@pytest.mark.parametrize("key", ["clip_low", "clip_high"])
+def test_nothing_is_clipped_against_the_learner_s_own_policy_at_one_update_a_step(key: str) -> None:
+    with pytest.raises(BadInput, match=rf"algorithm.{key}: it has no effect without several updates a step"):
+        build(parse(proximal="learner", **{key: 0.1}))
+    build(parse(proximal="learner", minibatches=2, **{key: 0.1}))
+    build(parse(**{key: 0.1}))  # against the sampler's the ratio is another one at once
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "estimator"),
+    [
+        ({"name": "ppo", "kl_in": "loss"}, "k2"),
+        ({"name": "rloo", "kl_in": "loss", "kl_estimator": "k3"}, "k3"),
+        ({"name": "reinforce_pp", "kl_in": "reward"}, "k1"),
+        ({"name": "grpo", "kl_in": "reward"}, "k1"),
+        ({"name": "grpo", "kl_in": "reward", "kl_estimator": "k3"}, "k3"),
+        ({"name": "grpo", "kl_in": "loss"}, "k3"),
+    ],
+)
+def test_the_estimator_s_default_fits_where_the_kl_is(algorithm: dict[str, Any], estimator: str) -> None:
+    recipe = parse(kl_coefficient=0.1, **algorithm)
+    assert build(recipe).kl_estimator == recipe.algorithm.kl_estimator == estimator
+    assert recipes.parse(recipe.model_dump(mode="json")) == recipe
+
+
+def test_what_is_derived_from_an_episode_s_tokens_knows_the_environment_s_limit() -> None:
+    def constant(recipe: recipes.Recipe) -> Any:
+        return build(recipe).loss_constant
+
+    recipe = parse(name="dr_grpo")
+    assert constant(limited(recipe, 200)) == 200 and limited(recipe, None) == limited(recipe, 512) == recipe
+    assert constant(limited(parse(name="dr_grpo", loss_constant=300), 200)) == 300  # what is said stands
+    assert limited(parse(name="grpo"), 200) == parse(name="grpo")
+    overlong = limited(parse(name="dapo", overlong_buffer=20), 200)
+    assert vars(build(overlong))["overlong_limit"] == 200 and build(overlong).loss_constant is None
+    own = parse(name=f"{__name__}:OwnDAPO", options={"overlong_buffer": 20, "overlong_limit": 100})
+    assert vars(build(limited(own, 200)))["overlong_limit"] == 100
 
 
 def test_literals_are_checked_where_an_algorithm_is_made() -> None:

@@ -55,7 +55,7 @@ class Learner:
     def __init__(self, slow: float = 0.0) -> None:
         self.adapter, self.slow = "base", slow
 
-    def learn(self, batches: Sequence[Sequence[Trajectory]]) -> Mapping[str, float]:
+    def learn(self, batches: Sequence[Sequence[Trajectory]], done: int) -> Mapping[str, float]:
         time.sleep(self.slow)
         self.adapter = digest(self.adapter, [episodes_digest(b) for b in batches]).hex()
         return {"loss": unit(self.adapter)}

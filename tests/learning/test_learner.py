@@ -287,3 +287,15 @@ def test_checkpoint_has_no_pickle(bases, recipe, episodes, tmp_path) -> None:
         head = path.read_bytes()[:2]
         assert head != b"\x80\x02" and head != b"PK", path
     assert (tmp_path / checkpoint.STATE).is_file()
+
+
+def test_the_schedule_goes_by_the_run_s_steps(bases, recipe, episodes) -> None:
+    """Steps without anything to learn count, too: the last one has the rate that the recipe says a run ends with."""
+    asked = ("learner.schedule=linear", "learner.final_lr_ratio=0.1", "learner.learning_rate=0.01")
+    learner = Learner(bases(), recipe(*asked))
+    played = episodes()[0]
+    for t in played:
+        t.reward = float(t.spec.member)
+    assert learner.learn([played], 0)["learning_rate"] == pytest.approx(0.01)
+    assert learner.learn([played], 9)["learning_rate"] == pytest.approx(0.001)  # of 10 steps
+    assert learner.steps == 10 and learner.version == 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from frontier_tune.contracts import BadInput
+from frontier_tune.contracts import BadInput, EpisodeSpec, Task, Trajectory
 from frontier_tune.experts.routing.replay import Replay
 from frontier_tune.learning.batch import samples
 from frontier_tune.learning.learner import Learner
@@ -181,3 +181,33 @@ def test_routes_that_are_not_those_of_the_sequence_are_refused(bases, recipe, ep
     spoil(played[4])
     with pytest.raises(ValueError, match=message):
         Learner(bases(), recipe("algorithm.replay=sampler")).update(played, advantages)
+
+
+@pytest.mark.parametrize("parting", ["routes", "tokens"])
+def test_members_that_part_before_their_first_sampled_token_keep_their_own_targets(bases, recipe, parting: str) -> None:
+    """A tree lays out members that part late beside each other, so that rows needn't come in the members' order. All rows are
+    distinct here: with hidden states in another order than targets nothing would fail, and each token train on another's."""
+    asked = ("algorithm.replay=sampler",) if parting == "routes" else ()
+    learner, rng = perturbed(Learner(bases(), recipe(*asked))), np.random.default_rng(0)
+    prompt = rng.integers(3, 61, 40).tolist()
+    routes = np.array([[rng.permutation(EXPERTS)[:TOP_K] for _ in range(LAYERS)] for _ in range(60)], np.uint8)
+    played = []
+    for member, at in enumerate((None, 5, 30)):  # the first and the last share 30 rows, the second 5 with either
+        tokens = [*prompt, *rng.integers(3, 61, 6).tolist()]
+        own = routes[: len(tokens) - 1].copy()
+        if at is not None and parting == "routes":
+            own[at] = (own[at] + 1) % EXPERTS
+        elif at is not None:
+            tokens[at] = 3 + (tokens[at] - 2) % 57
+        mask = [False] * 40 + [True] * 6
+        t = Trajectory(
+            EpisodeSpec(Task("k", "train", {}), 0, member, 0), tokens, mask, [-3.0 * m for m in mask], [m - 1 for m in mask]
+        )
+        t.routes = own if parting == "routes" else None
+        played.append(t)
+    members = samples(played, [1.0, -1.0, 0.5], 61)
+    rows = learner.passes.batch(members).rows_M
+    assert len(rows.unique()) == len(rows) and not torch.equal(rows, rows.sort().values)
+    together = learner.passes.measure(members, False).logprob
+    for sample, values in zip(members, together, strict=True):
+        np.testing.assert_allclose(values, learner.passes.measure([sample], False).logprob[0], atol=2e-5)

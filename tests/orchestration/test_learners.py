@@ -53,7 +53,7 @@ def test_one_that_has_lost_another_is_no_fault_of_the_program(monkeypatch) -> No
 def test_the_first_ones_own_failure_is_not_laid_at_anothers_door(monkeypatch) -> None:
     """Out of memory in the first learner: the second waits in its collective until it counts as hung."""
 
-    def full(self: LearnerActor, batches: object) -> None:
+    def full(self: LearnerActor, batches: object, done: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 8 GiB")
 
     def silent(ref: object, timeout: float) -> None:
@@ -61,7 +61,7 @@ def test_the_first_ones_own_failure_is_not_laid_at_anothers_door(monkeypatch) ->
 
     class Other:
         class learn:
-            remote = staticmethod(lambda batches: "ref")
+            remote = staticmethod(lambda batches, done: "ref")
 
     monkeypatch.setattr(LearnerActor, "learn", full)
     monkeypatch.setattr(ray, "put", lambda value: value)

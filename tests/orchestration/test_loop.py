@@ -131,7 +131,7 @@ def test_rehearsed_groups_are_played_counted_and_kept_apart(tmp_path: Path) -> N
 def test_a_diverged_update_saves_nothing(tmp_path: Path) -> None:
     """It ends in the middle of a step: what the learner holds is no state that the plan of groups knows."""
 
-    def diverges(batches: Any) -> None:
+    def diverges(batches: Any, done: int) -> None:
         raise TrainingDiverged("not finite")
 
     running = loop(tmp_path, lambda spec, attempt: played(spec, reward=float(spec.member)), [])
@@ -143,7 +143,7 @@ def test_a_diverged_update_saves_nothing(tmp_path: Path) -> None:
 
 def test_groups_of_a_step_without_an_update_are_not_called_trained(tmp_path: Path) -> None:
     running = loop(tmp_path, lambda spec, attempt: played(spec, reward=float(spec.member)), [])
-    running.crew.learner.learn = lambda batches: {"updates": 0}  # type: ignore[method-assign]
+    running.crew.learner.learn = lambda batches, done: {"updates": 0}  # type: ignore[method-assign]
     running._hand_over = dict  # type: ignore[method-assign]
     running._step()
     found = audit(running.ledger.path)
@@ -158,11 +158,22 @@ def test_a_limit_in_the_middle_of_a_step_saves_nothing(tmp_path: Path) -> None:
         raise LimitReached("reliability.restarts allows no more")
 
     running = loop(tmp_path, lambda spec, attempt: played(spec, reward=float(spec.member)), [])
-    running.crew.learner.learn = lambda batches: {}  # type: ignore[method-assign]
+    running.crew.learner.learn = lambda batches, done: {}  # type: ignore[method-assign]
     running._hand_over = last_one_died  # type: ignore[method-assign]
     with pytest.raises(LimitReached, match="allows no more"):
         running.train()
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_schedule_counts_steps_without_anything_to_learn(tmp_path: Path) -> None:
+    """Else the rate of a run with silent steps would never come down to what the recipe says it ends with."""
+    done: list[int] = []
+    running = loop(tmp_path, lambda spec, attempt: played(spec, reward=float(spec.member if running.state.step != 1 else 0)), [])
+    running.recipe = recipes.parse({"run": {"steps": 4}, "algorithm": {"groups_per_step": 2, "group_size": 3}})
+    running.crew.learner.learn = lambda batches, before: done.append(before) or {}  # type: ignore[attr-defined]
+    running._hand_over = dict  # type: ignore[method-assign]
+    running.train()
+    assert done == [0, 2, 3]
 
 
 def test_dynamic_sampling_learns_from_groups_that_differ_and_counts_all(tmp_path: Path) -> None:
@@ -170,7 +181,7 @@ def test_dynamic_sampling_learns_from_groups_that_differ_and_counts_all(tmp_path
     learned: list[Any] = []
     running = loop(tmp_path, lambda spec, attempt: played(spec, reward=float(spec.member == 0 and spec.group != 0)), rows)
     running.recipe = recipes.parse({"run": {"steps": 1}, "algorithm": {"name": "dapo", "groups_per_step": 2, "group_size": 3}})
-    running.crew.learner.learn = lambda batches: learned.append(batches) or {}  # type: ignore[attr-defined]
+    running.crew.learner.learn = lambda batches, done: learned.append(batches) or {}  # type: ignore[attr-defined]
     running._hand_over = dict  # type: ignore[method-assign]
     running.train()
     assert [[t.spec.group for t in batch[::3]] for batch in learned[0]] == [[1, 2]]
@@ -184,7 +195,7 @@ def dapo(tmp_path: Path, play: Callable[[EpisodeSpec, int], Trajectory], rows: l
     running = loop(tmp_path, play, rows)
     algorithm = {"name": "dapo", "groups_per_step": 2, "group_size": 3}
     running.recipe = recipes.parse({"run": {"steps": 2, **run}, "algorithm": algorithm})
-    running.crew.learner.learn = lambda batches: {}  # type: ignore[attr-defined]
+    running.crew.learner.learn = lambda batches, done: {}  # type: ignore[attr-defined]
     running._hand_over = dict  # type: ignore[method-assign]
     return running
 

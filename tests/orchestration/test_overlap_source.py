@@ -67,7 +67,7 @@ class Learner:
     def __init__(self) -> None:
         self.given: list[list[list[Trajectory]]] = []
 
-    def learn(self, batches: list[list[Trajectory]]) -> dict[str, float]:
+    def learn(self, batches: list[list[Trajectory]], done: int) -> dict[str, float]:
         self.given.append(batches)
         return {}
 

@@ -148,6 +148,40 @@ def test_the_environment_says_how_long_an_episode_is_where_the_recipe_does_not(t
     assert same_recipe(longer, longer, file) == longer
 
 
+def test_an_environment_s_limit_of_tokens_is_what_constants_are_derived_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limits = {"turns": 4, "tokens": 100}
+    monkeypatch.setattr(
+        preflight, "environment", lambda *a: nullcontext(SimpleNamespace(description={"options": [], "limits": limits}))
+    )
+    asked = recipes.parse({"algorithm": {"name": "dr_grpo"}})
+    settled, _ = preflight.settle(asked, tmp_path)
+    assert (settled.algorithm.loss_constant, settled.environment.max_turns) == (100, 4)
+    assert same_recipe(settled, asked, tmp_path) == settled
+    limits["tokens"] = None
+    assert preflight.settle(asked, tmp_path)[0].algorithm.loss_constant is None
+    asked = recipes.parse({"algorithm": {"name": "dapo", "overlong_buffer": 200}})
+    limits["tokens"] = 100
+    with pytest.raises(BadInput, match="between 0 and the limit of 100"):
+        registry.build(preflight.settle(asked, tmp_path)[0])
+
+
+def test_an_own_algorithm_with_a_kl_to_the_base_is_refused_where_there_will_be_none(
+    tmp_path: Path, bases: dict[str, Path]
+) -> None:
+    rank, alpha = (recipes.Adapter.model_fields[key].default for key in ("rank", "alpha"))
+    file = tiny.write_workspace(
+        tmp_path, bases["qwen3_moe"], {"learner": {"trainable": "all"}, "adapter": {"rank": rank, "alpha": alpha}}
+    )
+    (tmp_path / "own_kl.py").write_text(
+        "from dataclasses import dataclass\nfrom frontier_tune.algorithms.grpo import GRPO\n\n\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Held(GRPO):\n    kl_coefficient: float = 0.01\n"
+    )
+    with pytest.raises(BadInput, match="own_kl:Held takes a KL to the base, .* set its kl_coefficient to 0"):
+        preflight.check(recipes.load(file, ["algorithm.name=own_kl:Held"]), file)
+
+
 def test_a_task_that_takes_more_turns_than_an_episode_has_is_refused() -> None:
     task = Task("close", "train", {"n": 1})
     recipe = recipes.parse({"environment": {"max_turns": 2}})
