@@ -41,6 +41,17 @@ MAY_DIFFER = (
     "learner.max_grad_norm",
     "reliability",
 )
+# And by whom it is computed: the same but for roundings and who is quicker, so not where the very bytes were asked for.
+MAY_MOVE = (
+    "placement",
+    "environment.workers",
+    "learner.activation_checkpointing",
+    "learner.threads",
+    "learner.tokens_per_microbatch",
+    "sampler.kv_cache_mb",
+    "sampler.max_sequences",
+    "sampler.threads",
+)
 MARGIN = 16 * 2**20  # bytes that a checkpoint leaves free: other files of the run grow, too
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -95,13 +106,17 @@ def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Dotted keys whose values differ, without those that may."""
     a, b = dict(flatten(old)), dict(flatten(new))
-    return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and not may_differ(k))
+    moves = not (a.get("run.deterministic") or b.get("run.deterministic"))
+    return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and not may_differ(k, moves))
 
 
-def may_differ(key: str) -> bool:
-    """Whether a run may be resumed with another value of ``key``; of a section in MAY_DIFFER every key may change."""
-    parts = key.split(".")
-    return any(".".join(parts[:n]) in MAY_DIFFER for n in range(1, len(parts) + 1))
+def may_differ(key: str, moves: bool = True) -> bool:
+    """Whether a run may be resumed with another value of ``key``; of a section that is listed every key may change.
+
+    ``moves``: those of MAY_MOVE, too.
+    """
+    parts, listed = key.split("."), (*MAY_DIFFER, *(MAY_MOVE if moves else ()))
+    return any(".".join(parts[:n]) in listed for n in range(1, len(parts) + 1))
 
 
 # What a recipe may leave to its environment (preflight.settle), by section: it stands in what was written.
@@ -119,7 +134,8 @@ def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> Recipe:
     if differ:
         raise BadInput(
             f"{where}: was written by another recipe; these keys differ: {', '.join(differ)}. Resume with the run's own "
-            f"recipe.yaml (only {', '.join(MAY_DIFFER)} may change), or start a new run"
+            f"recipe.yaml (only {', '.join(MAY_DIFFER)} may change, and without run.deterministic {', '.join(MAY_MOVE)}), or "
+            "start a new run"
         )
     return recipe
 

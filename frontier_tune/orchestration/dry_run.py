@@ -31,6 +31,8 @@ def dry_run(recipe: Recipe, recipe_file: Path) -> str:
                 f"base       planned from {found.source}: no weights and no tokenizer of {recipe.base} are here, so that the"
             ]
             notes += ["             openings of tasks were not held against sampler.max_model_len"]
+        if made.on_gpus:
+            notes += ["not tried   the disk's free space, and a warm start's data: a run does, where it is started"]
     text = plan.describe(made, recipe, counts)
     return f"# resolved recipe\n{recipes.dump(recipe)}\n# plan\n" + "\n".join([text, *notes])
 
@@ -41,11 +43,12 @@ def _checked(recipe: Recipe, root: Path, found: base.Planned) -> tuple[Recipe, d
 
     idle.check(recipe)
     recipe, options = preflight.settle(recipe, root)
-    overlap.check(recipe, registry.build(recipe, root))
+    algorithm = registry.build(recipe, root)
+    overlap.check(recipe, algorithm)
     preflight.check_trainable(recipe, found.config)
     preflight.check_lengths(recipe, found.config)
     env = recipe.environment
     with preflight.environment(env.path, root, options) as pool:
         train, heldout = preflight.both_splits(pool, recipe, root, options)
-        preflight.check_turns(pool, recipe, [*train[: preflight.TRIED], *train[-1:], *heldout[: preflight.TRIED]])
+        preflight.check_openings(pool, recipe, algorithm, found.directory, train, heldout)
     return recipe, {"training": len(train), "held-out": len(heldout), "general": env.general_tasks}

@@ -169,21 +169,35 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
     env = recipe.environment
     with environment(env.path, root, options) as pool:
         train, heldout = both_splits(pool, recipe, root, options)
-        renderer = make_renderer(base, pool.description["schemas"])
-        tried = [*train[:TRIED], *train[-1:], *heldout[:TRIED]]  # those of people come last
-        begun = [_begin(pool, task) for task in tried]
-        check_turns(pool, recipe, tried)
+        openings = check_openings(pool, recipe, algorithm, base, train, heldout)
     general = _general(root, "heldout", env.general_tasks, derive_seed("general"))
     rehearsed = recipe.algorithm.rehearsal_groups and REHEARSAL_TASKS
     rehearsal = _general(root, "train", rehearsed, derive_seed("rehearsal", recipe.seed))
     check_disjoint(rehearsal, general)
-    openings = _rendered(recipe, renderer, begun)
-    check_overlong(recipe, algorithm, openings)
     plan = plans.make(recipe, config, root, recipe_file.stem)
     directory = run_directory(recipe, root)
     plans.require_resources(plan, directory)
     plans.require_here(plan, directory)
     return Ready(recipe, recipe_file.stem, root, base, config, options, plan, train, heldout, general, rehearsal, openings)
+
+
+def check_openings(
+    pool: Any, recipe: Recipe, algorithm: Any, base: Path | None, train: Sequence[Task], heldout: Sequence[Task]
+) -> list[list[int]]:
+    """Token ids that a few tasks begin with. Raises BadInput where one can't begin, or can't be done in an episode.
+
+    Without a ``base`` there is no tokenizer: what needs none is checked, and [] returned.
+    """
+    tried = [*train[:TRIED], *train[-1:], *heldout[:TRIED]]  # those of people come last
+    if base is None:
+        check_turns(pool, recipe, tried)
+        return []
+    renderer = make_renderer(base, pool.description["schemas"])
+    begun = [_begin(pool, task) for task in tried]
+    check_turns(pool, recipe, tried)
+    openings = _rendered(recipe, renderer, begun)
+    check_overlong(recipe, algorithm, openings)
+    return openings
 
 
 def both_splits(pool: Any, recipe: Recipe, root: Path, options: Mapping[str, Any]) -> tuple[list[Task], list[Task]]:

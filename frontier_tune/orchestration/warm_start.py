@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ def prepare(ready: Ready) -> list[Stage]:
             rows = read(source)
             if not rows:
                 raise BadInput(f"{key}: {source} has no rows; without a review a trace is no example")
-            require_made_for(ready.recipe, ready.options, key, source, store.manifest_of(source))
+            manifest = store.manifest_of(source)
+            require_made_for(ready.recipe, ready.options, key, source, manifest)
             tokens.require_allowed(rows, warm.allow_model_output, f"{key}: {source}")
             for row in rows:
                 if leak := held_out.leak(row.made.task, row.opening):
@@ -78,7 +79,7 @@ def prepare(ready: Ready) -> list[Stage]:
                 found = [tokens.pair(r, renderer, bench.signatures) for r in rows]
             for row, ids in zip(rows, found, strict=True):
                 _within_limits(ready.recipe, f"{key}: '{row.id}'", name, ids, len(row.turns) + (name == "dpo"))
-            stages.append(Stage(name, found, _about(ready, source, rows, found)))
+            stages.append(Stage(name, found, _about(ready, source, rows, found, manifest)))
     return stages
 
 
@@ -105,7 +106,9 @@ def _longest_turn(mask: Sequence[int]) -> int:
     return longest
 
 
-def _about(ready: Ready, source: Path, rows: Sequence[Any], ids: Sequence[Row]) -> dict[str, Any]:
+def _about(
+    ready: Ready, source: Path, rows: Sequence[Any], ids: Sequence[Row], manifest: Mapping[str, Any] | None
+) -> dict[str, Any]:
     from frontier_tune.governance.digests import file_digest
     from frontier_tune.traces.rows import origins
 
@@ -114,6 +117,7 @@ def _about(ready: Ready, source: Path, rows: Sequence[Any], ids: Sequence[Row]) 
         "source": str(source.relative_to(ready.root) if near else source),
         "source_sha256": file_digest(source),
         "rows_sha256": content_hash([list(map(list, row)) for row in ids]),
+        "made_for": {key: manifest[key] for key in ("environment", "options")} if manifest else None,
         "origins": list(origins(rows)),
         "allow_model_output": list(ready.recipe.warm_start.allow_model_output),
     }
@@ -125,6 +129,7 @@ def describe(stages: Sequence[Stage]) -> str:
     return "\n".join(
         f"warm start {s.name}: {len(s.rows)} {kinds[s.name]} of {s.about['source']}, made by "
         + ", ".join(f"{o['kind']} '{o['name']}' ({o['license']})" for o in s.about["origins"])
+        + ("" if s.about["made_for"] else "; for which environment and company is not known: no manifest.json beside it")
         for s in stages
     )
 
@@ -267,6 +272,7 @@ def sources(run: RunDir) -> list[dict[str, Any]]:
     for path in sorted((run.root / DIRECTORY).glob("*/stage.json")):
         s = json.loads(path.read_text())
         notes = {k: s[k] for k in ("origins", "allow_model_output", "examples", "rows_sha256")}
+        notes["made_for"] = s.get("made_for")  # earlier versions did not keep it
         entry = {"name": f"warm start {s['stage']}", "uri": s["source"], "digest": {"sha256": s["source_sha256"]}}
         found.append({**entry, "annotations": notes})
     return found

@@ -23,6 +23,7 @@ from frontier_tune.sampling import environment, reload
 from frontier_tune.sampling.versions import Version, Versions
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the buffer sizes that vLLM offers
+_LEAST_FREE = 0.01  # of a GPU: what an engine takes is planned, not tried
 _engines, _closing = 0, threading.Lock()  # of this process
 SLOTS = 2  # adapters in one batch: the current version, and the one whose last requests still run
 
@@ -157,7 +158,7 @@ class Backend:
             max_num_batched_tokens=max(self.max_len, 4096),
             kv_cache_memory_bytes=sampler.kv_cache_mb * 2**20,
             enable_prefix_caching=sampler.prefix_caching,
-            **self._cpu_choices(),
+            **self._device_choices(),
             hf_overrides={} if sampler.head_dtype == "model" else {"head_dtype": sampler.head_dtype},
             enforce_eager=True,
             logprobs_mode="processed_logprobs",
@@ -178,12 +179,14 @@ class Backend:
         gc.set_threshold(50_000, 20, 100)
         return engine
 
-    def _cpu_choices(self) -> dict[str, Any]:
-        """Where vLLM's defaults for CPU don't suit many short requests with common prompts."""
+    def _device_choices(self) -> dict[str, Any]:
+        """Where vLLM's defaults don't suit a GPU that is shared, or, on a CPU, many short requests with common prompts."""
         from vllm.platforms import current_platform
 
         if not current_platform.is_cpu():
-            return {}
+            # It refuses to start where less than this share of the whole GPU is free, even with the cache's bytes given, which is
+            # all it is for then: beside a learner the default, 0.92, would make a start a race, and that after a death hopeless.
+            return {"gpu_memory_utilization": _LEAST_FREE}
         from frontier_tune.experts import vllm_plugin_norms
 
         choices: dict[str, Any] = {"ir_op_priority": vllm_plugin_norms.PRIORITY}

@@ -161,6 +161,22 @@ def test_limits_rates_and_reliability_may_change_at_a_resume() -> None:
     assert not checkpoint.may_differ("run.deterministic") and not checkpoint.may_differ("run")
 
 
+def test_who_computes_a_run_may_change_at_a_resume_unless_the_very_bytes_are_asked_for() -> None:
+    written = recipes.parse({})
+    moved = recipes.parse(
+        {
+            "placement": {"learners": 2, "shard_base": True},
+            "learner": {"tokens_per_microbatch": 99},
+            "environment": {"workers": 7},
+        }
+    )
+    assert checkpoint.same_recipe(written, moved, Path("x")) == moved
+    exact = {"run": {"deterministic": True}}
+    with pytest.raises(BadInput, match=r"these keys differ: environment.workers, learner.tokens_per_microbatch\. Resume"):
+        changed = {**exact, "learner": {"tokens_per_microbatch": 99}, "environment": {"workers": 7}}
+        checkpoint.same_recipe(recipes.parse(exact), recipes.parse(changed), Path("x"))
+
+
 def test_a_kill_at_any_moment_leaves_a_newest_that_verifies(tmp_path: Path) -> None:
     """A child saves two steps, the first of which is there already, and is killed at its first touch of the file system, at its
     second, and so on, until it lives to the end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -190,11 +191,55 @@ def test_what_a_base_in_mxfp4_costs_and_cannot_have() -> None:
     assert loading == 2 * p.total
     recipe = recipes.load(file, ["placement.shard_base=true", "sampler.routes=true"])
     lines = " ".join(capability.missing(recipe, c))
-    assert "split over learners" in lines and "several caches" in lines and "CPU" not in lines
-    (line,) = capability.missing(recipes.parse({}), c)
+    assert "split over learners" in lines and "several caches" in lines and "MXFP4 on a CPU" not in lines
+    (line,) = capability.missing(recipes.parse({"sampler": {"dtype": "bfloat16"}}), c)
     assert "MXFP4 on a CPU" in line
     del c.quantization_config
     assert capability.missing(recipes.parse({}), c) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "overrides", "words"),
+    [
+        ("qwen3_30b_a3b_8gpu", ["algorithm.replay=sampler"], "routes kept by a sampler on a GPU.*sampler.routes"),
+        ("qwen3_30b_a3b_8gpu", ["sampler.routes=true"], "algorithm.replay: learner takes the learner's own"),
+        ("olmoe_7b_8gpu", ["adapter.rank=1024"], "rank above 512.*adapter.rank"),
+        ("gpt_oss_20b_8gpu", ["sampler.dtype=float32"], "float32 over weights in mxfp4.*sampler.dtype"),
+        ("deepseek_v3_cluster", ["sampler.dtype=float32"], "float32 over weights in fp8.*sampler.dtype"),
+        ("deepseek_v3_cluster", ["sampler.dtype=float32", "placement.gpus_per_node=0"], "latent attention in float32 on a CPU"),
+        ("olmoe_7b_1gpu", ["learner.device=cuda", "placement.gpus_per_node=null"], "a learner on a GPU, of which there is none"),
+    ],
+)
+def test_what_an_engine_would_refuse_is_said_before_it_starts(file: str, overrides: list[str], words: str) -> None:
+    recipe = recipes.load(PRODUCTION / f"{file}.yaml", overrides)
+    c = config(Path(str(recipe.base_config)).name)
+    before = recipes.load(PRODUCTION / f"{file}.yaml")
+    (line,) = [x for x in capability.missing(recipe, c) if re.search(words, x)]
+    assert line not in capability.missing(before, c)
+
+
+def test_cpus_alone_on_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, c = recipes.parse({"placement": {"gpus_per_node": 0}}), config("OLMoE-1B-7B-0924")
+    assert not capability.missing(recipe, c)
+    monkeypatch.setattr(machine, "gpus", lambda: [machine.GPU("H100", 80 * GIB)])
+    assert "hide them (CUDA_VISIBLE_DEVICES=)" in " ".join(capability.missing(recipe, c))
+
+
+def test_gpus_that_cuda_does_not_show_are_not_there() -> None:
+    found = [machine.GPU(f"GPU {n}", n) for n in range(4)]
+    assert machine.visible(found, None) == found
+    assert machine.visible(found, "2,0") == [found[2], found[0]]
+    assert machine.visible(found, "") == machine.visible(found, "-1") == []
+    assert machine.visible(found, "1,7,2") == [found[1]]  # as CUDA reads it
+    assert len(machine.visible(found, "GPU-8932f937,GPU-aa")) == 2
+
+
+def test_openings_are_tried_for_a_plan_on_stated_gpus_too(tmp_path: Path) -> None:
+    directory = tiny.build_base(tmp_path / "base")
+    file = tiny.write_workspace(tmp_path, directory, {"placement": {"gpus_per_node": 1, "gpu_memory_gib": 80}})
+    assert "not tried   the disk's free space" in dry_run.dry_run(recipes.load(file), file)
+    with pytest.raises(BadInput, match="sampler.max_model_len: .* leaves .* after an opening"):
+        dry_run.dry_run(recipes.load(file, ["environment.max_tokens_per_turn=500"]), file)
 
 
 def test_256k_tokens_can_be_planned() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -101,6 +102,14 @@ def test_rows_are_those_of_the_files_with_their_origins(ready: Callable[..., Any
     assert [o["name"] for o in sft.about["origins"]] == ["big-model-5", "jane", "golden program of echo 1"]
     assert "4 demonstrations of traces/echo/demonstrations.jsonl" in warm_start.describe([sft, dpo])
     assert sft.about["source_sha256"] != sft.about["rows_sha256"]
+    assert sft.about["made_for"]["environment"] == "envs/echo" and "not known" not in warm_start.describe([sft, dpo])
+
+
+def test_rows_without_a_manifest_are_said_to_be_of_nobody_knows_which_company(ready: Callable[..., Any], workspace: Path) -> None:
+    shutil.copy(workspace / "traces" / "echo" / "demonstrations.jsonl", workspace / "moved.jsonl")
+    (stage,) = warm_start.prepare(ready("warm_start.sft.traces=moved.jsonl", STAGES[2]))
+    assert stage.about["made_for"] is None
+    assert "for which environment and company is not known: no manifest.json beside it" in warm_start.describe([stage])
 
 
 @pytest.mark.parametrize(
@@ -199,6 +208,7 @@ def test_metrics_summary_and_sources_tell_of_the_stages(ready: Callable[..., Any
     (dpo, sft) = warm_start.sources(run)
     assert sft["name"] == "warm start sft" and sft["uri"] == "traces/echo/demonstrations.jsonl"
     assert dpo["annotations"]["allow_model_output"] == ["big-model-5"]
+    assert dpo["annotations"]["made_for"]["environment"] == "envs/echo"
     origins = [(o["kind"], o["name"], o["license"]) for o in sft["annotations"]["origins"]]
     assert ("model", "big-model-5", "LicenseRef-Internal") in origins
     assert ("program", "golden program of echo 1", "LicenseRef-Workspace") in origins

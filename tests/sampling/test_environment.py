@@ -27,3 +27,13 @@ def test_openmp_settings_that_exist_are_kept(monkeypatch):
 def test_a_directory_without_a_base_is_refused(tmp_path):
     with pytest.raises(BadInput, match="no base model here"):
         backend.read_base(tmp_path)
+
+
+def test_an_engine_on_a_gpu_starts_beside_a_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's default share, 0.92 of the whole GPU, has to be free when it starts, whatever the cache is given."""
+    from vllm.platforms import current_platform
+
+    from frontier_tune.sampling.backend import Backend
+
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    assert Backend._device_choices(Backend.__new__(Backend)) == {"gpu_memory_utilization": 0.01}

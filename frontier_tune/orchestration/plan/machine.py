@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class GPU:
 
 
 def gpus() -> list[GPU]:
-    """The GPUs that the driver's own tool lists; none where there is no such tool or it fails."""
+    """The GPUs that the driver's own tool lists and CUDA_VISIBLE_DEVICES leaves; none where there is no such tool or it fails."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
@@ -27,7 +28,18 @@ def gpus() -> list[GPU]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return read_gpus(done.stdout) if done.returncode == 0 else []
+    return visible(read_gpus(done.stdout), os.environ.get("CUDA_VISIBLE_DEVICES")) if done.returncode == 0 else []
+
+
+def visible(found: list[GPU], shown: str | None) -> list[GPU]:
+    """Those that CUDA shows to a process with this CUDA_VISIBLE_DEVICES (None: all): numbers, up to the first that is none."""
+    if shown is None:
+        return found
+    names = [name.strip() for name in shown.split(",")]
+    if any(name.startswith(("GPU-", "MIG-")) for name in names):  # by identity, which the list does not tell
+        return found[: len(names)]
+    there = [name.isdigit() and int(name) < len(found) for name in names]
+    return [found[int(name)] for name in names[: there.index(False) if False in there else None]]
 
 
 def read_gpus(text: str) -> list[GPU]:
