@@ -39,6 +39,8 @@ class Algorithm(ABC):
             ``entropy_step`` an update, up to ``entropy_limit``; None leaves gamma alone.
         proximal: what the ratio is taken against: the log-probabilities of the ``sampler``, or the ``learner``'s own for the
             same tokens at the start of the step. correction, correction_level, correction_low, correction_high: correction.py.
+        mask_truncated: episodes that a limit cut off are in the baseline and not in the loss: what they were going to do is not
+            known (DAPO's overlong filtering, arXiv:2503.14476, section 3.4).
     """
 
     normalization: Literal["token", "sequence", "constant"] = "token"
@@ -56,6 +58,7 @@ class Algorithm(ABC):
     correction_level: Level = "token"
     correction_low: float = 0.0
     correction_high: float = 2.0
+    mask_truncated: bool = False
 
     has_critic: ClassVar[bool] = False
     on_policy: ClassVar[bool] = False  # True: data of an older policy can't be corrected for (a recipe's run.staleness must be 0)

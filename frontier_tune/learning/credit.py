@@ -68,6 +68,9 @@ def credited(
         replace(s, advantage=parts[i], value=value[i] if value else None, returns=returns[i] if returns else None)
         for i, s in enumerate(members)
     ]
+    if algorithm.mask_truncated:
+        played = [t for t in trajectories if counts(t)]
+        out = [s for s, t in zip(out, played, strict=True) if not t.truncated]
     return out, None if kl_T is None else float(kl_T.mean())
 
 

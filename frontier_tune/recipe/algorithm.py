@@ -16,6 +16,7 @@ _EVERY = {
     **{"kl_coefficient": 0.0, "kl_in": "loss", "kl_estimator": "k3", "kl_target": None},
     **{"entropy_coefficient": 0.0, "entropy_target": None, "entropy_step": 0.001, "entropy_limit": 0.1},
     **{"correction": "none", "correction_level": "token", "correction_low": 0.0, "correction_high": 2.0},
+    "mask_truncated": False,
 }
 _GROUP = {**_EVERY, "clip_low": 0.2, "clip_high": 0.28, "advantage": "group", "scale_by_std": True, "turn_discount": 1.0}
 _REWARD_KL = {**_EVERY, "clip_low": 0.2, "clip_high": 0.2, "kl_in": "reward", "kl_estimator": "k1"}
@@ -73,6 +74,7 @@ class Algorithm(Section):
     correction_level: Literal["token", "sequence", "geometric"] | None = None
     correction_low: float | None = Field(None, ge=0)
     correction_high: float | None = Field(None, gt=0)
+    mask_truncated: bool | None = Field(None, description="Episodes cut off by a limit count in the baseline, not in the loss")
     overlong_buffer: int | None = Field(None, ge=1, description="Last tokens of an episode's allowance, which cost reward")
     overlong_limit: int | None = Field(None, ge=1, description="Default: what an episode may sample")
     dynamic_sampling: int | None = Field(None, ge=0, description="Rounds that replace groups whose rewards are all equal")

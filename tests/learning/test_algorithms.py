@@ -164,3 +164,20 @@ def test_the_critic_learns_the_mean_reward(bases, recipe, episodes) -> None:
     played = as_sampled(learner, episodes(groups=6)[0])
     losses = [learner.learn([played])["value_loss"] for _ in range(15)]
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_episodes_that_were_cut_off_count_in_the_baseline_alone(bases, recipe, episodes) -> None:
+    """The others' advantages and the normaliser are those of a batch of which the cut ones have no sampled token."""
+    asked = "algorithm.scale_by_std=false"
+    masked, plain = Learner(bases(), recipe(asked, "algorithm.mask_truncated=true")), Learner(bases(), recipe(asked))
+    played = as_sampled(plain, episodes()[0])
+    for t in played:
+        t.reward, t.truncated = float(t.spec.member == 1), t.spec.member == 2
+    kept = [t for t in played if not t.truncated]
+    got = masked.learn([played])
+    want = plain.update(kept, [t.reward - 1 / 3 for t in kept])
+    assert got["tokens"] == want["tokens"] == sum(t.sampled_tokens for t in kept) and got["updates"] == 1
+    assert got["loss"] == pytest.approx(want["loss"], rel=1e-6) and masked.digests() == plain.digests()
+    for t in played:
+        t.truncated = True
+    assert masked.learn([played])["updates"] == 0  # nothing to learn from, and nothing breaks
