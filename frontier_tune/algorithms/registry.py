@@ -22,7 +22,7 @@ from frontier_tune.algorithms.reinforce_pp import ReinforcePP
 from frontier_tune.algorithms.rloo import RLOO
 from frontier_tune.algorithms.settings import checked_options, default_of
 from frontier_tune.contracts import BadInput
-from frontier_tune.recipe import LOOP_SETTINGS, Recipe
+from frontier_tune.recipe import ESTIMATOR_IN, LOOP_SETTINGS, Recipe
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "grpo": GRPO,
@@ -89,14 +89,18 @@ def limited(recipe: Recipe, tokens: int | None, root: str | Path | None = None) 
     algorithm, section = build(recipe, root), recipe.algorithm
     wanted = {
         "loss_constant": algorithm.normalization == "constant",
-        "overlong_limit": getattr(algorithm, "overlong_buffer", None) is not None,
+        # Rehearsed general tasks are of another environment, without that limit, and one penalty is for both.
+        "overlong_limit": getattr(algorithm, "overlong_buffer", None) is not None and not section.rehearsal_groups,
     }
     derived = [k for k, at_work in wanted.items() if at_work and getattr(section, k) is None and k not in section.options]
     return recipe.model_copy(update={"algorithm": section.model_copy(update=dict.fromkeys(derived, tokens))})
 
 
-def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:
-    """The recipe's algorithm with its settings. Raises BadInput where it doesn't take one of them, or they don't fit together."""
+def build(recipe: Recipe, root: str | Path | None = None, strict: bool = False) -> Algorithm:
+    """The recipe's algorithm with its settings. Raises BadInput where it doesn't take one of them, or they don't fit together.
+
+    ``strict``: also where one has no effect, which a recipe is told before it starts a run, and none that has.
+    """
     section = recipe.algorithm
     cls = find(section.name, root)
     known = {f.name for f in fields(cls)}
@@ -111,6 +115,8 @@ def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:
             hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(sorted(known))}"
             raise BadInput(f"algorithm.{key}: {section.name} does not use it; {hint}")
     settings |= checked_options(section.name, section.options, cls)
+    if ":" in section.name and settings.get("kl_in", default_of(cls, "kl_in")) != default_of(cls, "kl_in"):
+        settings.setdefault("kl_estimator", ESTIMATOR_IN[settings["kl_in"]])  # of ours the recipe's section has it
     tokens = episode_tokens(recipe)
     if settings.get("normalization", default_of(cls, "normalization")) == "constant":
         settings.setdefault("loss_constant", tokens)
@@ -120,6 +126,8 @@ def build(recipe: Recipe, root: str | Path | None = None) -> Algorithm:
         algorithm = cls(**settings)
     except (TypeError, ValueError) as e:
         raise BadInput(f"algorithm: {section.name}: {e}") from None
+    if not strict:
+        return algorithm
     idle = algorithm.idle()
     if section.epochs * section.minibatches == 1:
         idle |= dict.fromkeys(algorithm.idle_at_one_update(), "several updates a step (epochs, minibatches)")

@@ -32,12 +32,13 @@ def tune(a: argparse.Namespace) -> int:
         resumed.lock()
         # Before anything is written: evaluations of a run without a checkpoint yet are taken over, too.
         recipe = checkpoint.same_recipe(recipes.load(resumed.recipe_file), recipe, resumed.recipe_file)
+    purpose: preflight.Purpose = "begin" if resumed is None else "resume"
     if a.dry_run:
         from frontier_tune.orchestration.dry_run import dry_run
 
-        note(dry_run(recipe, file))
+        note(dry_run(recipe, file, purpose))
         return 0
-    ready = preflight.check(recipe, file)
+    ready = preflight.check(recipe, file, purpose)
     run = resumed or run_dir.create(ready.root, recipe, ready.name)
     note(f"run        {run.root}")
     with run:

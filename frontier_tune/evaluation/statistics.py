@@ -53,6 +53,13 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
+def share_of_clusters(clusters: Sequence[Sequence[float]]) -> Interval:
+    """As ``bootstrap_mean``, for values of 0 and 1. Where all are equal resamples tell nothing, and the interval would have no
+    width: there it is Wilson's, of as many trials as there are clusters."""
+    values = {value for c in clusters for value in c}
+    return bootstrap_mean(clusters) if len(values) != 1 else wilson(round(values.pop()) * len(clusters), len(clusters))
+
+
 def mcnemar_exact(gained: int, lost: int) -> float:
     """Two-sided exact p-value of McNemar's test: under no difference ``gained`` is Binomial(gained + lost, 1/2)."""
     if gained < 0 or lost < 0:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from frontier_tune.learning.learner import Learner
 
 STATE, OPTIMIZER = "learner.json", "optimizer.safetensors"
-_COUNTERS = ("seed", "steps", "version", "horizon")
+_COUNTERS = ("seed", "steps", "learned", "version", "horizon")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -111,6 +111,7 @@ def load(learner: Learner, directory: Path) -> None:
     torch.set_rng_state(tensors["torch"])
     for name in _COUNTERS:
         setattr(learner, name, state.get(name, getattr(learner, name)))  # earlier states have no horizon
+    learner.learned = state.get("learned", learner.steps)  # which earlier ones counted alone
     learner.guard.set_counts(state)
     if "coefficients" in state:  # of the controllers; earlier states have none to restore
         learner.coefficients = Coefficients(**state["coefficients"])

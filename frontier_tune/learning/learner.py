@@ -93,7 +93,7 @@ class Learner:
         optimizers = [self.optimizer, *([self.critic.optimizer] if self.critic else [])]
         self.guard = Guard(optimizers, recipe.learner.rollbacks)
         self.generator = torch.Generator().manual_seed(self.seed)  # order of minibatches
-        self.steps = self.version = 0
+        self.steps = self.learned = self.version = 0
         self.horizon = recipe.run.steps  # of the learning rate's schedule; a run that is made longer keeps its first one
 
     # ---- learning -------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class Learner:
     def _update(self, everyone: list[Sample]) -> dict[str, float]:
         section, algorithm = self.recipe.algorithm, self.algorithm
         self.passes.check(everyone)
-        rate = learning_rate(self.recipe.learner, self.steps, self.horizon)
+        rate = learning_rate(self.recipe.learner, self.steps, self.horizon, self.learned)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_ratio", 1.0)
         sampled = sum(len(s.target) for s in everyone)
@@ -213,6 +213,7 @@ class Learner:
                     measured = float(sums["kl_base"] / count) if algorithm.needs_base else None
                     self.coefficients = algorithm.adapt(self.coefficients, measured, float(sums["entropy"] / count))
         self.steps += 1
+        self.learned += 1
         metrics |= self.policy.router_change()
         metrics |= {"rows": rows, "sequences_skipped": skipped, "updates": len(losses)} | self._counts()
         if total is not None:

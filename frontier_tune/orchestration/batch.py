@@ -97,7 +97,7 @@ class Batch:
 
     def metrics(self, seconds: float) -> dict[str, Any]:
         """Keys as in docs/run-directory.md."""
-        from frontier_tune.evaluation.statistics import bootstrap_mean
+        from frontier_tune.evaluation.statistics import bootstrap_mean, share_of_clusters
 
         groups = [self.trajectories[i : i + self.group_size] for i in range(0, len(self.trajectories), self.group_size)]
         graded = [g for g in ([t for t in group if t.trainable] for group in groups) if g]
@@ -119,7 +119,7 @@ class Batch:
             "truncated": sum(t.truncated for t in flat) / max(1, len(flat)),
         }
         if len(graded) > 1:
-            row["success_ci95"] = list(bootstrap_mean([[float(t.success) for t in g] for g in graded]))
+            row["success_ci95"] = list(share_of_clusters([[float(t.success) for t in g] for g in graded]))
             row["reward_ci95"] = list(bootstrap_mean([[t.reward for t in g] for g in graded]))
         return row
 

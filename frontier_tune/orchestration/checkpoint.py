@@ -39,6 +39,7 @@ MAY_DIFFER = (
     "run.stop_at_success",
     "learner.learning_rate",
     "learner.max_grad_norm",
+    "parity.tolerance",
     "reliability",
 )
 # And by whom it is computed: the same but for roundings and who is quicker, so not where the very bytes were asked for.

@@ -29,7 +29,7 @@ def evaluate(
     Raises BadInput where there is no adapter, it belongs to another base, or ``out`` holds an evaluation already.
     """
     source, adapter, file = _locate(target, recipe_file)
-    ready = preflight.check(recipes.load(file, overrides), file)
+    ready = preflight.check(recipes.load(file, overrides), file, "evaluate")
     check_result(adapter, ready)
     run = RunDir(Path(out)) if out else _beside(source, adapter)
     if run.evaluation.exists() or run.record.exists():

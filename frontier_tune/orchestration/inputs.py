@@ -77,43 +77,49 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 def pin(ready: Ready, run: RunDir, note: Callable[[str], None], accept: bool = False) -> list[str]:
     """Write a new run's inputs; of one that has some, compare. Returns what has changed, where that is accepted.
 
-    Accepted changes are written down in the file, as are settings of the recipe that a resume may change; after the former the
-    evaluation before training is taken anew. Raises BadInput, naming the files, where something has changed and ``accept`` is
-    false.
+    Accepted changes are written down in the file, and evaluations before training are taken anew. Raises BadInput, naming the
+    files, where something has changed and ``accept`` is false.
     """
     path, now = run.root / FILE, take(ready)
     if not path.is_file():
-        _write(path, now, [], _rows(run), accepted.sources(ready))
+        _write(path, {"ledger_rows": _rows(run), "files": now, "sources": accepted.sources(ready), "changes": []})
         return []
     before = written(run)
-    found, settings = changes(before["files"], now), _settings(ready, run)
+    found = changes(before["files"], now)
     if found and not accept:
         raise BadInput(
             f"{run.root}: since this run began these have changed: {_names(found)}. Put back what was there, start a new run, or "
             "resume with --accept-changes: the run's record will then say so, and its base be evaluated anew"
         )
-    change: dict[str, Any] = {}
-    if settings:
-        change["recipe"] = settings
-        note("recipe     changed since the run began: " + ", ".join(f"{k} {a} -> {b}" for k, (a, b) in settings.items()))
     if found:
-        change["from"] = {n: before["files"].get(n) for n in found}
-        for evaluation in [*(run.root / "evaluation").glob("base-*"), *(run.root / "evaluation").glob("canaries*")]:
-            evaluation.unlink()
+        for name in ("base", "canaries", "sft", "dpo"):
+            for evaluation in (run.root / "evaluation").glob(f"{name}*"):
+                evaluation.unlink()
         note(f"inputs     changed since the run began: {_names(found)}")
-    if change:
-        history = [*before["changes"], {"ledger_rows": _rows(run), **change}]
-        _write(path, now, history, before["ledger_rows"], accepted.sources(ready))
+        change = {"ledger_rows": _rows(run), "from": {n: before["files"].get(n) for n in found}}
+        _write(path, before | {"files": now, "sources": accepted.sources(ready), "changes": [*before["changes"], change]})
     return found
 
 
-def _settings(ready: Ready, run: RunDir) -> dict[str, list[Any]]:
-    """Keys of the recipe that a resume gives other values than the run had: (before, now). Where the run lies isn't one."""
-    if not run.recipe_file.is_file():
-        return {}
-    before, now = (_flat(strict_yaml.read_recipe(t)) for t in (run.recipe_file.read_text(), recipes.dump(ready.recipe)))
-    keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k != "run.directory")
-    return {k: [before.get(k), now.get(k)] for k in keys}
+def goes_on(ready: Ready, run: RunDir, note: Callable[[str], None]) -> None:
+    """Write down the settings that a run goes on with, and which of them are others than before.
+
+    Once its processes stand and its checkpoint was found to fit: a resume that fails at its start has changed nothing.
+    """
+    content, now = written(run), _settings(recipes.dump(ready.recipe))
+    before = content.get("recipe") or (_settings(run.recipe_file.read_text()) if run.recipe_file.is_file() else now)
+    differ = {k: [before.get(k), now.get(k)] for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)}
+    if differ:
+        note("recipe     changed since the run began: " + ", ".join(f"{k} {a} -> {b}" for k, (a, b) in differ.items()))
+        content["changes"] = [*content["changes"], {"ledger_rows": _rows(run), "recipe": differ}]
+    _write(run.root / FILE, content | {"recipe": now})
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """A recipe's keys with their values, but for where its runs lie."""
+    found = _flat(strict_yaml.read_recipe(text))
+    found.pop("run.directory", None)
+    return found
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -126,10 +132,9 @@ def _names(found: Sequence[str]) -> str:
     return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 
 
-def _write(path: Path, files: Mapping[str, str], changed: Sequence[Any], rows: int, sources: Sequence[Any]) -> None:
-    """``rows``: of the ledger when the inputs were first taken; above 0 where a version that did not take any began the run.
-    ``sources``: what the record says of tasks that people accepted."""
-    content = {"ledger_rows": rows, "files": files, "sources": sources, "changes": changed}
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """``ledger_rows``: of the ledger when the inputs were first taken; above 0 where a version that did not take any began the
+    run. ``sources``: what the record says of tasks that people accepted. ``recipe``: settings that the run last went on by."""
     write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -186,7 +186,8 @@ class ParityGate:
             raise GateFailed(
                 f"parity: as version {version} the sampler's log-probabilities differ from the learner's by {gap.typical:.3g} "
                 f"nats a token of the probe (its worst quarter left out), tolerance {self._limit:.3g}, though every tensor is "
-                "equal: a stale prefix cache, or a scale or layout not applied"
+                "equal: a stale prefix cache, or a scale or layout not applied (or, of a run that was moved to other devices at "
+                "a resume, their rounding: parity.tolerance may be stated then)"
             )
 
 

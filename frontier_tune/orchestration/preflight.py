@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from frontier_tune.contracts import BadInput, Failure, Message, Task
 from frontier_tune.orchestration import accepted, overlap
@@ -15,10 +15,14 @@ from frontier_tune.orchestration.base import find
 from frontier_tune.orchestration.groups import derive_seed
 from frontier_tune.recipe import Company, Recipe, full, idle
 
+if TYPE_CHECKING:
+    from frontier_tune.algorithms.base import Algorithm
+
 REHEARSAL_TASKS = 400  # general tasks that rehearsal draws from
 GENERAL = "frontier_tune.bases.general:GeneralSpreadsheet"  # the environment of the general tasks
 COMPANY = "company_seed"  # the option by which an environment takes ``company.seed``
 TASKS_TIMEOUT_S = 300.0  # drawing thousands of tasks is one operation
+Purpose = Literal["begin", "resume", "evaluate"]
 TRIED = 4  # tasks of each split that are begun, to see that their files can be read and their prompts fit
 
 
@@ -95,8 +99,11 @@ def environment_options(recipe: Recipe, root: Path) -> dict[str, Any]:
     return options
 
 
-def settle(recipe: Recipe, root: Path) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe with what its environment decides where it says nothing itself, and the environment's options."""
+def settle(recipe: Recipe, root: Path, purpose: Purpose = "begin") -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with what its environment decides where it says nothing itself, and the environment's options.
+
+    A run that has begun goes on by what was derived then.
+    """
     from frontier_tune.algorithms import registry
 
     options, env = environment_options(recipe, root), recipe.environment
@@ -104,7 +111,33 @@ def settle(recipe: Recipe, root: Path) -> tuple[Recipe, dict[str, Any]]:
         limits = pool.description["limits"]
     if env.max_turns is None:
         recipe = recipe.model_copy(update={"environment": env.model_copy(update={"max_turns": limits["turns"]})})
-    return registry.limited(recipe, limits["tokens"], root), options
+    return registry.limited(recipe, limits["tokens"], root) if purpose == "begin" else recipe, options
+
+
+def algorithm_of(recipe: Recipe, root: Path, purpose: Purpose = "begin") -> Algorithm | None:
+    """The recipe's algorithm; None to evaluate, for which there is none. Raises BadInput where it, or a setting, does not fit.
+
+    Settings without effect keep a run from beginning, not one that has begun from going on.
+    """
+    from frontier_tune.algorithms import registry
+
+    if purpose == "evaluate":
+        return None
+    try:
+        algorithm = registry.build(recipe, root, strict=purpose == "begin")
+    except BadInput as e:
+        if purpose == "begin":
+            raise
+        raise BadInput(
+            f"{e}. The run began with this: where an earlier version took it, this one can't go on with it; start a new run"
+        ) from None
+    if full.whole(recipe) and (algorithm.needs_base or algorithm.penalises):  # an own algorithm's; ours are refused as recipes
+        raise BadInput(
+            f"algorithm: {recipe.algorithm.name} takes a KL to the base, which is not there any more once its weights are "
+            "trained (learner.trainable is all); set its kl_coefficient to 0"
+        )
+    overlap.check(recipe, algorithm)  # settings that don't fit together
+    return algorithm
 
 
 def check_turns(pool: Any, recipe: Recipe, tasks: Sequence[Task]) -> None:
@@ -142,24 +175,21 @@ def check_effects(recipe: Recipe, root: Path, effects: Mapping[str, Any]) -> Non
     policy.load(root).require_real_writes(path, real)
 
 
-def check(recipe: Recipe, recipe_file: Path) -> Ready:
-    """Load and check base, adapter, environment, tasks, memory. Raises BadInput; starts no training."""
+def check(recipe: Recipe, recipe_file: Path, purpose: Purpose = "begin") -> Ready:
+    """Load and check base, adapter, environment, tasks, memory. Raises BadInput; starts no training.
+
+    ``purpose``: "resume" and "evaluate" take the recipe of a run that has begun as that stands.
+    """
     from transformers import AutoConfig
 
-    from frontier_tune.algorithms import registry
     from frontier_tune.native import build
     from frontier_tune.sdk.tasks import check_disjoint
 
     root = find_root(recipe, recipe_file)
-    idle.check(recipe)
-    recipe, options = settle(recipe, root)
-    algorithm = registry.build(recipe, root)
-    if full.whole(recipe) and (algorithm.needs_base or algorithm.penalises):  # an own algorithm's; ours are refused as recipes
-        raise BadInput(
-            f"algorithm: {recipe.algorithm.name} takes a KL to the base, which is not there any more once its weights are "
-            "trained (learner.trainable is all); set its kl_coefficient to 0"
-        )
-    overlap.check(recipe, algorithm)  # an unknown algorithm, or settings that don't fit together
+    if purpose == "begin":
+        idle.check(recipe)
+    recipe, options = settle(recipe, root, purpose)
+    algorithm = algorithm_of(recipe, root, purpose)
     base = find(recipe)
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     check_trainable(recipe, config)
@@ -182,21 +212,23 @@ def check(recipe: Recipe, recipe_file: Path) -> Ready:
 
 
 def check_openings(
-    pool: Any, recipe: Recipe, algorithm: Any, base: Path | None, train: Sequence[Task], heldout: Sequence[Task]
+    pool: Any, recipe: Recipe, algorithm: Algorithm | None, base: Path | None, train: Sequence[Task], heldout: Sequence[Task]
 ) -> list[list[int]]:
     """Token ids that a few tasks begin with. Raises BadInput where one can't begin, or can't be done in an episode.
 
     Without a ``base`` there is no tokenizer: what needs none is checked, and [] returned.
     """
     tried = [*train[:TRIED], *train[-1:], *heldout[:TRIED]]  # those of people come last
+    limit = pool.description["limits"]["tokens"]
     if base is None:
         check_turns(pool, recipe, tried)
+        check_overlong(recipe, algorithm, [], limit)
         return []
     renderer = make_renderer(base, pool.description["schemas"])
     begun = [_begin(pool, task) for task in tried]
     check_turns(pool, recipe, tried)
     openings = _rendered(recipe, renderer, begun)
-    check_overlong(recipe, algorithm, openings)
+    check_overlong(recipe, algorithm, openings, limit)
     return openings
 
 
@@ -282,14 +314,24 @@ def check_lengths(recipe: Recipe, config: Any) -> None:
         )
 
 
-def check_overlong(recipe: Recipe, algorithm: Any, openings: Sequence[Sequence[int]]) -> None:
-    """Raises BadInput where no episode can sample so much that length costs it anything."""
+def check_overlong(recipe: Recipe, algorithm: Algorithm | None, openings: Sequence[Sequence[int]], tokens: int | None) -> None:
+    """Raises BadInput where no episode can sample so much that length costs it anything. ``tokens``: the environment's limit."""
+
     limit, buffer = (getattr(algorithm, f"overlong_{name}", None) for name in ("limit", "buffer"))
-    shortest = min(map(len, openings))
-    if limit and buffer and limit - buffer >= (room := recipe.sampler.max_model_len - shortest):
+    if not limit or not buffer:
+        return
+    env = recipe.environment
+    rooms = {"environment.max_turns times max_tokens_per_turn": env.turns * env.max_tokens_per_turn}
+    if tokens is not None:
+        rooms["the environment's limits.tokens"] = tokens
+    if openings:
+        shortest = min(map(len, openings))
+        rooms[f"openings of {shortest} tokens and more in sampler.max_model_len"] = recipe.sampler.max_model_len - shortest
+    what, room = min(rooms.items(), key=lambda item: item[1])
+    if limit - buffer >= room:
         raise BadInput(
-            f"algorithm.overlong_buffer: costs reward beyond {limit - buffer} sampled tokens, but openings of {shortest} tokens "
-            f"and more leave at most {room} of sampler.max_model_len; set algorithm.overlong_limit below {room}"
+            f"algorithm.overlong_buffer: costs reward beyond {limit - buffer} sampled tokens, but {what} leave at most {room}; "
+            f"set algorithm.overlong_limit to {room} or less"
         )
 
 

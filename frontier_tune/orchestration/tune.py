@@ -50,6 +50,7 @@ def tune(ready: Ready, run: RunDir, note: Note, resume: bool = False) -> dict[st
     supervisor = Supervisor(ready.recipe.reliability, events, note, stop.check)
     with stop, crew_of(ready, run, note, supervisor=supervisor, stop=stop) as crew:
         state, at = recover.where(ready, run, note) if resume else (LoopState(), None)
+        inputs.goes_on(ready, run, note)
         run.write_recipe(ready.recipe)  # of a resumed run not before its checkpoint was found to be of this recipe
         scores = Measure(ready, run, crew, stop.check, note)
         events.log("resumed" if resume else "started", step=state.step, pid=os.getpid())

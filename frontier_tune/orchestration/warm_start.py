@@ -151,8 +151,11 @@ def run(ready: Ready, run: RunDir, note: Note) -> Path | None:
     missing: list[Stage] = []
     for stage in stages:
         found = finished(stage.directory(run), ready.config)
-        if missing or found is None or {k: found.get(k) for k in stage.about} != stage.about:
+        about = {k: v for k, v in stage.about.items() if found and k in found}  # earlier versions wrote less
+        if missing or found is None or {k: found[k] for k in about} != about:
             missing.append(stage)
+            for evaluation in (run.root / "evaluation").glob(f"{stage.name}-*"):  # of what an earlier one left
+                evaluation.unlink()
     if missing:
         _remove_unfinished(run)
         start = stages[stages.index(missing[0]) - 1].directory(run) if missing[0] is not stages[0] else None

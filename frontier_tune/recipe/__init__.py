@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from frontier_tune.contracts import BadInput
 from frontier_tune.recipe import full, strict_yaml
-from frontier_tune.recipe.algorithm import ALGORITHMS, LOOP_SETTINGS, Algorithm
+from frontier_tune.recipe.algorithm import ALGORITHMS, ESTIMATOR_IN, LOOP_SETTINGS, Algorithm
 from frontier_tune.recipe.sections import (
     LEAST_TEMPERATURE,
     Adapter,
@@ -45,6 +45,7 @@ __all__ = [
     "Company",
     "Dpo",
     "Environment",
+    "ESTIMATOR_IN",
     "LOOP_SETTINGS",
     "LEAST_TEMPERATURE",
     "Learner",

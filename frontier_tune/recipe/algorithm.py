@@ -33,6 +33,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         **{"discount": 1.0, "trace": 0.95, "value_clip": 0.2, "value_coefficient": 0.5, "critic_learning_rate": 1e-2},
     },
 }
+# What estimates a KL to the base where an algorithm's own default is meant for the other place (algorithms/kl.py).
+ESTIMATOR_IN = {"loss": "k2", "reward": "k1"}
 # Keys of the section that the loop reads, whatever the algorithm.
 LOOP_SETTINGS = {"name", "groups_per_step", "group_size", "epochs", "minibatches", "rehearsal_groups", "replay", "options"}
 
@@ -107,7 +109,7 @@ class Algorithm(Section):
                 )
         given = {k: v for k, v in data.items() if v is not None}
         if given.get("kl_in", own["kl_in"]) != own["kl_in"]:  # an estimator that fits the one place does not fit the other
-            given.setdefault("kl_estimator", {"loss": "k2", "reward": "k1"}.get(given["kl_in"], own["kl_estimator"]))
+            given.setdefault("kl_estimator", ESTIMATOR_IN.get(given["kl_in"], own["kl_estimator"]))
         return {**own, **given}
 
     @model_serializer(mode="wrap")

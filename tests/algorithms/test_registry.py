@@ -9,10 +9,14 @@ from typing import Any, Literal
 import pytest
 
 from frontier_tune import recipe as recipes
+from frontier_tune.algorithms import registry
 from frontier_tune.algorithms.base import Algorithm
 from frontier_tune.algorithms.dapo import DAPO
 from frontier_tune.algorithms.grpo import GRPO
-from frontier_tune.algorithms.registry import ALGORITHMS, build, find, limited
+from frontier_tune.algorithms.ppo import PPO
+from frontier_tune.algorithms.registry import ALGORITHMS, find, limited
+from frontier_tune.algorithms.reinforce_pp import ReinforcePP
+from frontier_tune.algorithms.rloo import RLOO
 from frontier_tune.contracts import BadInput
 
 OWN = """
@@ -39,6 +43,18 @@ class Thrice(GRPO):
     times: int = 3
 
 
+class OwnPpo(PPO): ...
+
+
+class OwnRloo(RLOO): ...
+
+
+class OwnReinforcePp(ReinforcePP): ...
+
+
+class OwnGrpo(GRPO): ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class OwnDAPO(DAPO):
     shape: Literal["round", "square"] = "round"
@@ -55,7 +71,11 @@ IDLE = {
     "value_clip",
 } | {f"correction_{x}" for x in ("level", "low", "high")}
 
-PPO = {"value_clip": recipes.ALGORITHMS["ppo"]["value_clip"]}
+VALUES = {"value_clip": recipes.ALGORITHMS["ppo"]["value_clip"]}
+
+
+def build(recipe: recipes.Recipe, root: Path | None = None) -> Algorithm:
+    return registry.build(recipe, root, strict=True)
 
 
 def parse(**algorithm: Any) -> recipes.Recipe:
@@ -193,7 +213,8 @@ def test_options_are_read_as_the_section_reads_them() -> None:
 def test_a_setting_without_effect_is_refused(algorithm: dict[str, Any], needed: str) -> None:
     with pytest.raises(BadInput, match=rf"it has no effect without {needed}; set that, or take"):
         build(parse(**algorithm))
-    recipe = parse(**{**algorithm, **{key: (recipes.ALGORITHMS["dapo"] | PPO)[key] for key in IDLE & algorithm.keys()}})
+    registry.build(parse(**algorithm))  # no reason to stop a run that has begun
+    recipe = parse(**{**algorithm, **{key: (recipes.ALGORITHMS["dapo"] | VALUES)[key] for key in IDLE & algorithm.keys()}})
     build(recipe)  # at its default it says nothing that isn't so
 
 
@@ -242,6 +263,8 @@ def test_nothing_is_clipped_against_the_learner_s_own_policy_at_one_update_a_ste
 def test_the_estimator_s_default_fits_where_the_kl_is(algorithm: dict[str, Any], estimator: str) -> None:
     recipe = parse(kl_coefficient=0.1, **algorithm)
     assert build(recipe).kl_estimator == recipe.algorithm.kl_estimator == estimator
+    own = {**algorithm, "name": f"{__name__}:Own{algorithm['name'].title().replace('_', '')}"}
+    assert build(parse(kl_coefficient=0.1, **own)).kl_estimator == estimator
     assert recipes.parse(recipe.model_dump(mode="json")) == recipe
 
 
@@ -255,6 +278,8 @@ def test_what_is_derived_from_an_episode_s_tokens_knows_the_environment_s_limit(
     assert limited(parse(name="grpo"), 200) == parse(name="grpo")
     overlong = limited(parse(name="dapo", overlong_buffer=20), 200)
     assert vars(build(overlong))["overlong_limit"] == 200 and build(overlong).loss_constant is None
+    rehearsed = parse(name="dapo", overlong_buffer=20, rehearsal_groups=2)  # the general tasks have no such limit
+    assert limited(rehearsed, 200) == rehearsed
     own = parse(name=f"{__name__}:OwnDAPO", options={"overlong_buffer": 20, "overlong_limit": 100})
     assert vars(build(limited(own, 200)))["overlong_limit"] == 100
 

@@ -45,6 +45,14 @@ def test_ppo_with_its_kl_in_the_reward_by_two_learners_that_share_the_base(tmp_p
     took = json.loads((tmp_path / "runs/latest/evaluation.json").read_text())["train"]
     assert (took["steps"], took["updates"]) == (2, 4)  # of the optimizer, not policies
     assert rows[1]["kl_old"] >= 0 and len(list((tmp_path / "runs/latest/checkpoints").glob("*/learner/critic.safetensors"))) > 0
+    moved = ("run.steps=3", "placement.learners=1", "placement.shard_base=false", "environment.workers=1")
+    said = run(tmp_path, "tune", "--resume", "runs/latest", *moved)  # critic and all, by a single learner that holds the base
+    assert "placement.learners 2 -> 1" in said
+    rows = [json.loads(line) for line in (tmp_path / "runs/latest/metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2, 3] and rows[2]["updates"] == 2
+    (change,) = json.loads((tmp_path / "runs/latest/inputs.json").read_text())["changes"]
+    assert change["recipe"]["placement.shard_base"] == [True, False]
+    run(tmp_path, "verify", "runs/latest")
 
 
 def test_an_own_algorithm_of_the_workspace_with_a_mask_for_mismatch_replayed_routes_and_routers_that_learn(

@@ -70,5 +70,8 @@ def test_what_the_infrastructure_failed_is_left_out() -> None:
     found = measure(greedy, sampled)
     assert (found.greedy.n, found.ungraded, found.tries) == (1, 2, 2)
     assert found.best == pytest.approx((pass_at(3, 1, 2) + 0) / 2)
+    many = [tried(g, m, float(m == 0), failed=(g == 7 and m > 1)) for g in range(20) for m in range(4)]
+    one_lost_two = measure([tried(g, 0, 0.0) for g in range(20)], many)
+    assert one_lost_two.tries == 4 and one_lost_two.best == 1.0  # of the 19 that have four
     with pytest.raises(EvaluationError, match="0 of 1 greedy"):
         measure(greedy[1:], sampled)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frontier_tune.evaluation.statistics import bootstrap_mean, mcnemar_exact, paired, wilson
+from frontier_tune.evaluation.statistics import bootstrap_mean, mcnemar_exact, paired, share_of_clusters, wilson
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,9 @@ def test_paired_interval_covers_the_truth_as_often_as_it_says(cells: tuple[float
         low, high = paired(base, tuned).ci95
         covered += low <= truth <= high
     assert 0.93 <= covered / 1500 <= 0.99
+
+
+def test_a_share_that_is_0_or_1_throughout_still_has_an_interval() -> None:
+    assert share_of_clusters([[0.0] * 8] * 24) == wilson(0, 24) and share_of_clusters([[1.0] * 8] * 24) == wilson(24, 24)
+    mixed = [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
+    assert share_of_clusters(mixed) == bootstrap_mean(mixed)

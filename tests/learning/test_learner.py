@@ -299,3 +299,17 @@ def test_the_schedule_goes_by_the_run_s_steps(bases, recipe, episodes) -> None:
     assert learner.learn([played], 0)["learning_rate"] == pytest.approx(0.01)
     assert learner.learn([played], 9)["learning_rate"] == pytest.approx(0.001)  # of 10 steps
     assert learner.steps == 10 and learner.version == 2
+
+
+def test_the_warm_up_counts_steps_that_learned(bases, recipe, episodes, tmp_path) -> None:
+    """Steps without anything to learn must not leave a fresh optimizer at the full rate."""
+    learner = Learner(bases(), recipe("learner.warmup_steps=2", "learner.schedule=constant", "learner.learning_rate=0.03"))
+    played = episodes()[0]
+    for t in played:
+        t.reward = float(t.spec.member)
+    assert learner.learn([played], 5)["learning_rate"] == pytest.approx(0.01)
+    learner.save(tmp_path)
+    resumed = Learner(bases(), learner.recipe)
+    resumed.load(tmp_path)
+    assert resumed.learn([played], 6)["learning_rate"] == pytest.approx(0.02)
+    assert resumed.learn([played], 7)["learning_rate"] == pytest.approx(0.03)

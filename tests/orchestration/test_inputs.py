@@ -123,13 +123,29 @@ def test_what_starts_anew_in_a_run_has_to_be_what_began_it(ready: Any, run: RunD
 def test_settings_that_a_resume_changes_are_written_down(ready: Any, run: RunDir) -> None:
     said: list[str] = []
     inputs.pin(ready, run, said.append)
+    inputs.goes_on(ready, run, said.append)
     run.write_recipe(ready.recipe)
-    changed = {**ready.recipe.model_dump(mode="json"), "learner": {"learning_rate": 1e-4}}
+    assert not said and not inputs.written(run)["changes"]
+    began = ready.recipe
+    changed = {**began.model_dump(mode="json"), "learner": {"learning_rate": 1e-4}}
     ready.recipe = recipes.parse({**changed, "run": {"steps": 9, "directory": "elsewhere"}})
-    assert inputs.pin(ready, run, said.append) == [] and "learner.learning_rate 0.001 -> 0.0001" in said[0]
+    assert inputs.pin(ready, run, said.append) == [] and not said  # nobody has started yet: that may fail
+    inputs.goes_on(ready, run, said.append)
+    assert "learner.learning_rate 0.001 -> 0.0001" in said[0]
     (change,) = inputs.written(run)["changes"]
     assert change["recipe"]["learner.learning_rate"] == [0.001, 0.0001] and change["recipe"]["run.steps"][1] == 9
     assert "run.directory" not in change["recipe"] and len(evaluations(run)) == 3
-    run.write_recipe(ready.recipe)
-    inputs.pin(ready, run, said.append)
+    run.write_recipe(began)  # edited by hand: the settings that the run last went on by stand elsewhere, too
+    inputs.goes_on(ready, run, said.append)
     assert len(inputs.written(run)["changes"]) == 1
+    ready.recipe = began
+    inputs.goes_on(ready, run, said.append)
+    assert inputs.written(run)["changes"][1]["recipe"]["learner.learning_rate"] == [0.0001, 0.001]
+
+
+def test_settings_of_a_run_that_an_earlier_version_began_are_those_of_its_recipe(ready: Any, run: RunDir) -> None:
+    inputs.pin(ready, run, lambda text: None)
+    run.write_recipe(ready.recipe)
+    ready.recipe = recipes.parse({**ready.recipe.model_dump(mode="json"), "learner": {"learning_rate": 1e-4}})
+    inputs.goes_on(ready, run, lambda text: None)
+    assert inputs.written(run)["changes"][0]["recipe"] == {"learner.learning_rate": [0.001, 0.0001]}

@@ -57,7 +57,7 @@ def test_a_company_s_seed_that_the_environment_does_not_take_is_refused(monkeypa
         ({"environment": {"path": "envs/ecko"}}, ["envs/ecko", "envs/echo"]),
         (
             {"algorithm": {"name": "dapo", "overlong_buffer": 1}, "environment": {"max_turns": 1000}},
-            ["algorithm.overlong_buffer: costs reward beyond", "set algorithm.overlong_limit below"],
+            ["algorithm.overlong_buffer: costs reward beyond", "set algorithm.overlong_limit to"],
         ),
         ({"environment": {"options": {"colour": 1}}}, ["colour", "fault"]),
         ({"environment": {"options": {"size": 10}}}, ["10 tasks", "train_tasks"]),
@@ -128,9 +128,16 @@ def test_a_penalty_for_length_that_no_episode_can_reach_is_refused() -> None:
     recipe = recipes.parse(
         {"algorithm": algorithm, "environment": {"max_turns": 32}, "sampler": {"max_model_len": 1024}}
     )  # 32 turns of 64 tokens would be 2,048: the context binds
-    preflight.check_overlong(recipe, registry.build(recipe), [[0] * 63, [0] * 100])
-    with pytest.raises(BadInput, match="beyond 960 sampled tokens, but openings of 64 .* set algorithm.overlong_limit below 960"):
-        preflight.check_overlong(recipe, registry.build(recipe), [[0] * 64])
+    dapo = registry.build(recipe)
+    preflight.check_overlong(recipe, dapo, [[0] * 63, [0] * 100], None)
+    with pytest.raises(BadInput, match="beyond 960 sampled tokens, but openings of 64 .*overlong_limit to 960 or less"):
+        preflight.check_overlong(recipe, dapo, [[0] * 64], None)
+    with pytest.raises(BadInput, match="but the environment's limits.tokens leave at most 500; set"):
+        preflight.check_overlong(recipe, dapo, [[0] * 63], 500)
+    short = recipes.parse({"algorithm": {**algorithm, "overlong_limit": 900}})
+    with pytest.raises(BadInput, match="environment.max_turns times max_tokens_per_turn leave at most 512"):
+        preflight.check_overlong(short, registry.build(short), [], None)
+    preflight.check_overlong(short, None, [], None)
 
 
 def test_the_environment_says_how_long_an_episode_is_where_the_recipe_does_not(tmp_path: Path, bases: dict[str, Path]) -> None:
@@ -159,12 +166,27 @@ def test_an_environment_s_limit_of_tokens_is_what_constants_are_derived_from(
     settled, _ = preflight.settle(asked, tmp_path)
     assert (settled.algorithm.loss_constant, settled.environment.max_turns) == (100, 4)
     assert same_recipe(settled, asked, tmp_path) == settled
+    assert preflight.settle(asked, tmp_path, "resume")[0].algorithm.loss_constant is None  # as that run began
     limits["tokens"] = None
     assert preflight.settle(asked, tmp_path)[0].algorithm.loss_constant is None
     asked = recipes.parse({"algorithm": {"name": "dapo", "overlong_buffer": 200}})
     limits["tokens"] = 100
     with pytest.raises(BadInput, match="between 0 and the limit of 100"):
         registry.build(preflight.settle(asked, tmp_path)[0])
+
+
+def test_a_run_that_has_begun_goes_on_with_settings_that_no_new_one_would_begin_with(
+    tmp_path: Path, bases: dict[str, Path]
+) -> None:
+    file = tiny.write_workspace(tmp_path, bases["qwen3_moe"], {"algorithm": {"proximal": "learner", "clip_high": 0.3}})
+    recipe = recipes.load(file)
+    with pytest.raises(BadInput, match="clip_high: it has no effect"):
+        preflight.check(recipe, file)
+    assert preflight.check(recipe, file, "resume").recipe.algorithm.clip_high == 0.3
+    wrong = recipes.load(file, ["algorithm.clip_high=null", "algorithm.kl_coefficient=0.1", "algorithm.kl_estimator=k1"])
+    with pytest.raises(BadInput, match="k1 has a gradient of mean 0 .* The run began with this: .* start a new run"):
+        preflight.check(wrong, file, "resume")
+    preflight.check(wrong, file, "evaluate")  # for which it is nothing
 
 
 def test_an_own_algorithm_with_a_kl_to_the_base_is_refused_where_there_will_be_none(
