@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput
 from frontier_tune.orchestration import base, dry_run, plan, preflight
-from frontier_tune.orchestration.plan import cache, capability, machine, placement, sizes, work
+from frontier_tune.orchestration.plan import cache, capability, machine, placement, plans, sizes, work
 from frontier_tune.recipe import idle
 from tests import tiny
 
@@ -77,26 +79,68 @@ def test_another_quantization_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "per_token"),
+    ("name", "per_token", "block"),
     [
-        ("Qwen3-30B-A3B", 48 * 2 * 4 * 128 * 2),
-        ("OLMoE-1B-7B-0924", 16 * 2 * 16 * 128 * 2),
-        ("DeepSeek-V3", 61 * (512 + 64) * 2),  # one compressed vector and one rotary key a layer
+        ("Qwen3-30B-A3B", 48 * 2 * 4 * 128 * 2, 16),
+        ("OLMoE-1B-7B-0924", 16 * 2 * 16 * 128 * 2, 16),
+        ("DeepSeek-V3", 61 * (512 + 64) * 2, 128),  # one compressed vector and one rotary key a layer
     ],
 )
-def test_a_sequence_s_cache(name: str, per_token: int) -> None:
+def test_a_sequence_s_cache(name: str, per_token: int, block: int) -> None:
     z = sizes.sizes(config(name))
     assert cache.cached_bytes(z, "bfloat16", 4096) == 4096 * per_token
-    assert cache.cached_bytes(z, "bfloat16", 4097) == 4112 * per_token  # whole blocks
+    assert cache.cached_bytes(z, "bfloat16", 4097) == (4096 + block) * per_token  # whole blocks
+    assert cache.least_bytes(z, "bfloat16", 4097) == (4096 + 2 * block) * per_token
 
 
-def test_windows_bound_the_cache() -> None:
+def test_windows_do_not_bound_what_an_engine_asks_for() -> None:
     z = sizes.sizes(config("gpt-oss-20b"))
     per_layer = 2 * 8 * 64 * 2
-    assert cache.cached_bytes(z, "bfloat16", 8192) == 12 * per_layer * (8192 + 128 + 16)
+    assert cache.cached_bytes(z, "bfloat16", 8192) == 12 * per_layer * (2 * 8192 + 16)
     assert cache.cached_bytes(z, "bfloat16", 8192, 4) * 4 == cache.cached_bytes(z, "bfloat16", 8192)
     latent = sizes.sizes(config("DeepSeek-V3"))
     assert cache.cached_bytes(latent, "bfloat16", 64, 8) == cache.cached_bytes(latent, "bfloat16", 64)  # whole on each GPU
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize(("windowed", "whole"), [(0, 16), (3, 0), (12, 12), (5, 4), (20, 10), (21, 10)])
+@pytest.mark.parametrize("tokens", [64, 4097, 16385])
+def test_the_engine_asks_for_no_more_cache(device: str, windowed: int, whole: int, tokens: int) -> None:
+    """vLLM's own count, from its descriptions of a layer's cache, without an engine."""
+    pytest.importorskip("vllm")
+    import torch
+    from vllm.v1.core import kv_cache_utils
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
+    from vllm.v1.kv_cache_layout import KVCacheLayout
+
+    block = cache.CPU_BLOCK if device == "cpu" else cache.BLOCK
+    own = {"block_size": block, "num_kv_heads": 2, "head_size": 64, "dtype": torch.bfloat16}
+    specs = {f"w{n}": SlidingWindowSpec(sliding_window=128, **own) for n in range(windowed)}
+    specs |= {f"f{n}": FullAttentionSpec(**own) for n in range(whole)}
+    engine: Any = SimpleNamespace(
+        model_config=SimpleNamespace(max_model_len=tokens),
+        max_in_flight_tokens=2 * max(tokens, 4096),  # one forward runs while the next is prepared
+        parallel_config=SimpleNamespace(decode_context_parallel_size=1),
+        scheduler_config=SimpleNamespace(disable_hybrid_kv_cache_manager=False),
+        cache_config=SimpleNamespace(get_resolved_kv_cache_layout=lambda: KVCacheLayout.LBHNC),
+        attention_config=SimpleNamespace(hisparse_config=None),
+        speculative_config=None,
+    )
+    groups = kv_cache_utils.get_kv_cache_groups(engine, specs)
+    asked = kv_cache_utils._max_memory_usage_bytes_from_groups(engine, groups)
+    kept = kv_cache_utils._pool_bytes_per_block(engine, groups)
+    z = replace(sizes.sizes(tiny.config()), kv_heads=2, head=64, windows=(128,) * windowed + (None,) * whole)
+    assert cache.cached_bytes(z, "bfloat16", tokens, 1, device) == asked
+    assert cache.least_bytes(z, "bfloat16", tokens, 1, device) == asked + kept
+
+
+def test_the_engine_s_own_token_is_counted_where_there_is_a_position_for_it(tmp_path: Path) -> None:
+    c = tiny.config()
+    with_room, without = (
+        plans.sequence_bytes(plan.make(recipes.parse({"sampler": {"max_model_len": n}}), c, tmp_path, "x"))
+        for n in (c.max_position_embeddings - 32, c.max_position_embeddings)
+    )
+    assert with_room == without  # one more block, and none
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda p: p.stem)
@@ -124,7 +168,7 @@ def test_every_configuration_names_its_source() -> None:
         ("qwen3_30b_a3b_8gpu", ["placement.shard_base=false"], ["learner", "base", "too much", "placement.shard_base"]),
         ("qwen3_30b_a3b_8gpu", ["learner.activation_checkpointing=false"], ["activations", "learner.tokens_per_microbatch"]),
         ("qwen3_30b_a3b_8gpu", ["sampler.kv_cache_mb=30000"], ["sampler", "KV cache", "sampler.kv_cache_mb"]),
-        ("qwen3_30b_a3b_8gpu", ["sampler.kv_cache_mb=1000"], ["sampler.kv_cache_mb", "16,384 tokens", "1536"]),
+        ("qwen3_30b_a3b_8gpu", ["sampler.kv_cache_mb=1000"], ["sampler.kv_cache_mb", "16,384 tokens", "to 1539"]),
         ("qwen3_30b_a3b_8gpu", ["placement.samplers=5"], ["9 GPUs", "have 8"]),
         ("qwen3_30b_a3b_8gpu", ["placement.node_memory_gib=20"], ["main memory of node 0", "placement.node_memory_gib"]),
         ("qwen3_30b_a3b_8gpu", ["placement.gpu_memory_gib=null"], ["gpu_memory_gib"]),
