@@ -16,6 +16,7 @@ from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput
 from frontier_tune.orchestration import base, dry_run, plan, preflight
 from frontier_tune.orchestration.plan import cache, capability, machine, placement, plans, sizes, work
+from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.recipe import idle
 from tests import tiny
 
@@ -310,6 +311,22 @@ def test_what_is_held_grows_with_staleness_and_routes(tmp_path: Path) -> None:
         made[name] = plan.make(recipe, tiny.config(), tmp_path, "x").memory["trajectories"]
     assert made["stale"] == 3 * made["plain"]
     assert made["routes"] == made["plain"] * (40 + 2 * 2 * 2) // 40  # two processes, two layers, two experts of each
+
+
+def test_adapters_on_disk_are_all_that_a_run_keeps(tmp_path: Path) -> None:
+    stages = {"sft": {"traces": "x"}, "dpo": {"pairs": "y"}}
+    plain, warm = (plan.make(recipes.parse({"warm_start": w}), tiny.config(), tmp_path, "x") for w in ({}, stages))
+    each = 4 * plain.adapter_parameters
+    run = RunDir(tmp_path / "run")
+    for version in range(1, 9):  # as the loop hands them over
+        for path in (run.canary(version), run.adapter_version(version)):
+            path.mkdir(parents=True)
+        most = len(list((run.root / "sync").iterdir()))
+        run.prune_versions()
+    assert plain.disk["adapter versions and canaries"] == most * each
+    assert plain.disk["the tuned adapter"] == each and "adapters of the warm start" not in plain.disk
+    assert warm.disk["adapters of the warm start"] == 2 * each
+    assert warm.disk_total - plain.disk_total == 2 * each
 
 
 def sampler_memory(directory: Path, **sections: Any) -> dict[str, int]:

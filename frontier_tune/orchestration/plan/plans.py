@@ -13,6 +13,7 @@ from frontier_tune.orchestration.plan.machine import MIB, size
 from frontier_tune.orchestration.plan.placement import Placed
 from frontier_tune.orchestration.plan.sizes import Sizes, parameters, sizes
 from frontier_tune.orchestration.plan.work import Work, past_speed
+from frontier_tune.orchestration.run_dir import KEEP_ADAPTER_VERSIONS
 from frontier_tune.recipe import Recipe, full
 
 KEPT_CHECKPOINTS = 3  # two, and the one being written
@@ -100,7 +101,11 @@ def _written(s: Subject) -> dict[str, int]:
     """Bytes of what travels to the sampler, and of what a run ends with where that is much."""
     each = actors.handover_bytes(s)
     if not full.whole(s.recipe):
-        return {"adapter versions": 5 * each}
+        # As many versions and canaries as stay, and the next of each before an old one goes. A run that is made longer has the
+        # result of before, too.
+        versions = {"adapter versions and canaries": 2 * (KEEP_ADAPTER_VERSIONS + 1) * each, "the tuned adapter": each}
+        stages = sum(stage is not None for stage in (s.recipe.warm_start.sft, s.recipe.warm_start.dpo))
+        return versions | ({"adapters of the warm start": stages * each} if stages else {})
     # A version and a canary, and the next of each while it is written.
     return {"models on their way to the sampler": 4 * each, "the tuned model": each}
 
