@@ -15,7 +15,7 @@ import pytest
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput
 from frontier_tune.orchestration import base, dry_run, plan, preflight
-from frontier_tune.orchestration.plan import cache, capability, machine, placement, plans, sizes, work
+from frontier_tune.orchestration.plan import actors, cache, capability, machine, placement, plans, sizes, work
 from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.recipe import idle
 from tests import tiny
@@ -234,6 +234,8 @@ def test_what_a_base_in_mxfp4_costs_and_cannot_have() -> None:
     assert parts["learner 1"]["base, unpacked from MXFP4"] == 2 * p.total > 3 * parts["sampler 1"]["base"]
     (loading,) = (x.bytes for x in made.placed[0].actor.host if x.name == "base while it is loaded")
     assert loading == 2 * p.total
+    padded = next(x for one in made.placed for x in one.actor.device if "MXFP4 as" in x.name)
+    assert not padded.exact and padded.bytes == 24 * 32 * 3 * (2944 * 3072 - 2880**2) * 17 // 32
     recipe = recipes.load(file, ["placement.shard_base=true", "sampler.routes=true"])
     lines = " ".join(capability.missing(recipe, c))
     assert "split over learners" in lines and "several caches" in lines and "MXFP4 on a CPU" not in lines
@@ -285,6 +287,27 @@ def test_openings_are_tried_for_a_plan_on_stated_gpus_too(tmp_path: Path) -> Non
     assert "not tried   the disk's free space" in dry_run.dry_run(recipes.load(file), file)
     with pytest.raises(BadInput, match="sampler.max_model_len: .* leaves .* after an opening"):
         dry_run.dry_run(recipes.load(file, ["environment.max_tokens_per_turn=500"]), file)
+
+
+@pytest.mark.parametrize("split", [1, 2, 4, 8])
+def test_no_kernel_pads_mxfp4_by_more_than_is_planned(split: int) -> None:
+    """Of vLLM's, but for AMD's."""
+    pytest.importorskip("vllm")
+    from vllm.model_executor.layers.fused_moe.oracle import mxfp4
+
+    z = sizes.sizes(config("gpt-oss-20b"))
+    most = 0
+    for backend in mxfp4.Mxfp4MoeBackend:
+        hidden, width = mxfp4.mxfp4_round_up_hidden_size_and_intermediate_size(backend, z.hidden, z.moe.expert_width // split)
+        most = max(most, 24 * 32 * 3 * (hidden * width - z.hidden * z.moe.expert_width // split) * 17 // 32)
+    assert actors.mxfp4_padding(z, split) == most
+
+
+def test_a_gpu_measures_its_experts_kernels_once() -> None:
+    """Where Triton trains them; gpt-oss' experts have no such kernels."""
+    for stem, there in (("olmoe_7b_1gpu", True), ("gpt_oss_20b_1gpu", False)):
+        (learner,) = (one.actor for one in planned(PRODUCTION / f"{stem}.yaml").placed if one.actor.name == "learner")
+        assert any(p.bytes == actors.TUNING and not p.exact for p in learner.device) is there
 
 
 def test_256k_tokens_can_be_planned() -> None:
