@@ -5,6 +5,7 @@ above what the loaded process had is read; then one that counts what the graph k
 that counts torch's own allocations (profiler). The plan's figures come from config.json and recipe alone.
 
     python benchmarks/plan_memory.py --json benchmarks/results/plan_memory.json
+    python benchmarks/plan_memory.py --case "layers run again" --json benchmarks/results/plan_memory_checkpointing.json
 
 Cases that the file has already, from this very commit without changes, are not run again: it may be stopped and started.
 
@@ -251,13 +252,13 @@ def _done(path: Path | None) -> list[harness.Row]:
 
 def main() -> None:
     parser = harness.parser(__doc__.splitlines()[0])
-    parser.add_argument("--case", help="only cases whose name has this in it")
+    parser.add_argument("--case", help="only cases whose name has this in it; else all but 'layers run again'")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         print(json.dumps(measured(Case(**json.loads(args.child)), True)))
         return
-    chosen = [c for c in CASES if not args.case or args.case in c.name]
+    chosen = [c for c in CASES if (args.case in c.name if args.case else not c.learner)]
     if args.quick:
         chosen = [Case("Qwen3-MoE", "qwen3_moe", _qwen(num_hidden_layers=2), 2, 64)]
     machine, out, holds = harness.machine(), [] if args.quick else _done(args.json), True
