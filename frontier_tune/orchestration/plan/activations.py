@@ -53,7 +53,7 @@ class Need:
     """Bytes. ``kept`` by kind, when the forward has ended; ``peak`` of activations and gradient together, and when it comes.
 
     ``holes`` is what the C library's heap has in pieces afterwards: about two of the largest tensor that comes and goes, and up
-    to four chunks of logits (measured).
+    to eight pieces of logits (measured).
     """
 
     kept: dict[str, int]
@@ -230,9 +230,9 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False)
     # Beside the gradient: one parameter's root of its second moment, or, where CUDA takes all parameters in one call, everyone's.
     moments["optimizer"] = max(3 * whole if summed else 0, whole + (of_layer if s.device == "cpu" else whole))
     moment = max(moments, key=lambda k: moments[k])
-    per_chunk = max(1, _CHUNK_LOGITS // z.vocabulary)
-    chunk = min(m, per_chunk) * z.vocabulary * _FLOAT
-    holes = 2 * max(chunk, t * z.moe.top_k * h * b) + min(4, max(0, -(-m // per_chunk) - 2)) * chunk
+    at_once = _piece(z, m)
+    chunk = min(m, at_once) * z.vocabulary * _FLOAT
+    holes = 2 * max(chunk, t * z.moe.top_k * h * b) + min(8, max(0, -(-m // at_once) - 2)) * chunk
     return Need(kept, moments[moment], moment, holes, moments)
 
 
@@ -304,11 +304,17 @@ def _logits(z: Sizes, s: Setting, rows: int) -> tuple[int, int, int]:
     cast = 0 if s.dtype == "float32" else 0.5
     if rows <= per_chunk:
         return chunk, round((1 + cast) * chunk), round((2 + cast) * chunk)
-    if s.device == "cpu":  # in pieces that stay in the cache
-        chunk = min(per_chunk, max(_CACHED_ROWS, _CACHED_LOGITS // z.vocabulary)) * z.vocabulary * _FLOAT
+    if s.device == "cpu":
+        chunk = _piece(z, rows) * z.vocabulary * _FLOAT
         return 0, round((2 + cast) * chunk), round((2 + cast) * chunk)
     second = min(rows - per_chunk, per_chunk) * z.vocabulary * _FLOAT
     return 0, chunk + round((1 + cast) * second), 2 * chunk + round((1 + cast) * second)
+
+
+def _piece(z: Sizes, rows: int) -> int:
+    """Rows whose logits a CPU has at once: all where they wait for backward, else pieces that stay in the cache."""
+    per_chunk = max(1, _CHUNK_LOGITS // z.vocabulary)
+    return rows if rows <= per_chunk else min(per_chunk, max(_CACHED_ROWS, _CACHED_LOGITS // z.vocabulary))
 
 
 def _times(per_row: dict[str, int], rows: int) -> dict[str, int]:
