@@ -53,7 +53,8 @@ class Need:
     """Bytes. ``kept`` by kind, when the forward has ended; ``peak`` of activations and gradient together, and when it comes.
 
     ``holes`` is what the C library's heap has in pieces afterwards: about two of the largest tensor that comes and goes, and up
-    to eight pieces of logits (measured).
+    to eight pieces of logits; where torch takes one expert after another, in each layer the widest of its tensors besides
+    (measured).
     """
 
     kept: dict[str, int]
@@ -233,6 +234,9 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False)
     at_once = _piece(z, m)
     chunk = min(m, at_once) * z.vocabulary * _FLOAT
     holes = 2 * max(chunk, t * z.moe.top_k * h * b) + min(8, max(0, -(-m // at_once) - 2)) * chunk
+    if s.device == "cpu" and s.exact and (not s.experts or z.model_type == "gpt_oss"):
+        # torch's path takes one expert after another: pieces of all sizes, between which layers keep theirs.
+        holes += len(z.moe.layers) * t * z.moe.top_k * 2 * z.moe.expert_width * b
     return Need(kept, moments[moment], moment, holes, moments)
 
 
