@@ -130,6 +130,11 @@ def _native(q: Tensor) -> bool:
     return q.shape[-1] % 8 == 0 and q.shape[-1] <= _NATIVE_WIDTH and build.usable(q)
 
 
+def _expands(q: Tensor) -> bool:
+    """Whether keys and values are copied to all query heads: float32 kernels on CUDA that hold no scores know no groups."""
+    return q.is_cuda and q.dtype == torch.float32
+
+
 def _portable(q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float, sinks: Tensor | None = None) -> Tensor:
     """The same through torch's differentiable SDPA, for devices whose kernels give no log-sum-exp; without shared prefixes.
 
@@ -145,7 +150,11 @@ def _portable(q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float, sin
         qb, kb, vb = (_heads_first(x.index_select(0, b.row_NL).view(*b.size, *x.shape[1:])) for x in (q, k, v))
         if sinks is not None:
             qb, (kb, vb) = F.pad(qb, (0, 0, 1, 0)), attention_sinks.as_key(kb, vb, there=True)
-        o = F.scaled_dot_product_attention(qb, kb, vb, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        grouped = q.shape[1] != k.shape[1]
+        if grouped and _expands(q):
+            kb, vb = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (kb, vb))
+            grouped = False
+        o = F.scaled_dot_product_attention(qb, kb, vb, is_causal=True, scale=scale, enable_gqa=grouped)
         if sinks is not None:
             o = o[:, :, 1:, :width]
         out = out.index_copy(0, b.row_R, _heads_first(o).flatten(0, 1).index_select(0, b.slot_R))

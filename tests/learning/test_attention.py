@@ -91,6 +91,33 @@ def test_the_portable_path_equals_the_cpu_path(bases, monkeypatch: pytest.Monkey
             all_logprobs(p, SEQUENCES, [0, 0, 0, 1, 0])
 
 
+def test_keys_copied_to_all_heads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What float32 on CUDA takes: results and gradients, with sinks too, are those of grouped heads."""
+    packed = pack([[1, 2, 3], [1, 2, 4, 5], [7]], None)
+    g = torch.Generator().manual_seed(0)
+    rows = len(packed.tokens_T)
+    x = [torch.randn(rows, heads, 8, generator=g).requires_grad_() for heads in (4, 2, 2)]
+    found: list[tuple[torch.Tensor, ...]] = []
+    given: list[bool] = []
+    stock = torch.nn.functional.scaled_dot_product_attention
+
+    def attend(*args: torch.Tensor, enable_gqa: bool, **how: object) -> torch.Tensor:
+        given.append(enable_gqa)
+        return stock(*args, enable_gqa=enable_gqa, **how)
+
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", attend)
+    assert not attention._expands(x[0])
+    for copied in (False, True):
+        monkeypatch.setattr(attention, "_expands", lambda q, copied=copied: copied)
+        for sinks in (None, torch.tensor([0.5, -1.0, 2.0, 0.0])):
+            out = attention._portable(*x, packed, 0.3, sinks)
+            found.append((out, *torch.autograd.grad(out.square().sum(), x)))
+    assert set(given[: len(given) // 2]) == {True} and set(given[len(given) // 2 :]) == {False}
+    for grouped, alone in zip(found[:2], found[2:], strict=True):
+        for a, b in zip(grouped, alone, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
 def test_finite_differences_through_merged_blocks() -> None:
     packed = pack([[1, 2, 3], [1, 2, 4, 5], [1, 2], [7]], [0, 0, 0, 1])
     g = torch.Generator().manual_seed(0)

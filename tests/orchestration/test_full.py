@@ -44,7 +44,7 @@ def test_the_plan_counts_weights_gradients_moments_and_what_is_handed_over(tmp_p
     assert parts(made, "sampler")["adapter slots"] < parts(lora, "sampler")["adapter slots"]
     assert actors.handover_bytes(made.subject) == 2 * total and actors.handover_bytes(lora.subject) == 4 * lora.adapter_parameters
     assert made.checkpoint_bytes == 12 * total and made.disk["checkpoints"] == 3 * 12 * total
-    assert made.disk["the tuned model"] == 2 * total and "adapter versions" not in made.disk
+    assert made.disk["the tuned model"] == 2 * total and "adapter versions and canaries" not in made.disk
     text = plan.describe(made, recipe, {"training": 1})
     assert "trained    all of them; every update hands 12.9 GiB to the sampler" in text and "of rank" not in text
 

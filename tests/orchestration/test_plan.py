@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from frontier_tune import recipe as recipes
 from frontier_tune.contracts import BadInput
 from frontier_tune.orchestration import base, dry_run, plan, preflight
-from frontier_tune.orchestration.plan import cache, capability, machine, placement, sizes, work
+from frontier_tune.orchestration.plan import actors, cache, capability, machine, placement, plans, sizes, work
+from frontier_tune.orchestration.run_dir import RunDir
 from frontier_tune.recipe import idle
 from tests import tiny
 
@@ -77,26 +80,68 @@ def test_another_quantization_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "per_token"),
+    ("name", "per_token", "block"),
     [
-        ("Qwen3-30B-A3B", 48 * 2 * 4 * 128 * 2),
-        ("OLMoE-1B-7B-0924", 16 * 2 * 16 * 128 * 2),
-        ("DeepSeek-V3", 61 * (512 + 64) * 2),  # one compressed vector and one rotary key a layer
+        ("Qwen3-30B-A3B", 48 * 2 * 4 * 128 * 2, 16),
+        ("OLMoE-1B-7B-0924", 16 * 2 * 16 * 128 * 2, 16),
+        ("DeepSeek-V3", 61 * (512 + 64) * 2, 128),  # one compressed vector and one rotary key a layer
     ],
 )
-def test_a_sequence_s_cache(name: str, per_token: int) -> None:
+def test_a_sequence_s_cache(name: str, per_token: int, block: int) -> None:
     z = sizes.sizes(config(name))
     assert cache.cached_bytes(z, "bfloat16", 4096) == 4096 * per_token
-    assert cache.cached_bytes(z, "bfloat16", 4097) == 4112 * per_token  # whole blocks
+    assert cache.cached_bytes(z, "bfloat16", 4097) == (4096 + block) * per_token  # whole blocks
+    assert cache.least_bytes(z, "bfloat16", 4097) == (4096 + 2 * block) * per_token
 
 
-def test_windows_bound_the_cache() -> None:
+def test_windows_do_not_bound_what_an_engine_asks_for() -> None:
     z = sizes.sizes(config("gpt-oss-20b"))
     per_layer = 2 * 8 * 64 * 2
-    assert cache.cached_bytes(z, "bfloat16", 8192) == 12 * per_layer * (8192 + 128 + 16)
+    assert cache.cached_bytes(z, "bfloat16", 8192) == 12 * per_layer * (2 * 8192 + 16)
     assert cache.cached_bytes(z, "bfloat16", 8192, 4) * 4 == cache.cached_bytes(z, "bfloat16", 8192)
     latent = sizes.sizes(config("DeepSeek-V3"))
     assert cache.cached_bytes(latent, "bfloat16", 64, 8) == cache.cached_bytes(latent, "bfloat16", 64)  # whole on each GPU
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize(("windowed", "whole"), [(0, 16), (3, 0), (12, 12), (5, 4), (20, 10), (21, 10)])
+@pytest.mark.parametrize("tokens", [64, 4097, 16385])
+def test_the_engine_asks_for_no_more_cache(device: str, windowed: int, whole: int, tokens: int) -> None:
+    """vLLM's own count, from its descriptions of a layer's cache, without an engine."""
+    pytest.importorskip("vllm")
+    import torch
+    from vllm.v1.core import kv_cache_utils
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
+    from vllm.v1.kv_cache_layout import KVCacheLayout
+
+    block = cache.CPU_BLOCK if device == "cpu" else cache.BLOCK
+    own = {"block_size": block, "num_kv_heads": 2, "head_size": 64, "dtype": torch.bfloat16}
+    specs = {f"w{n}": SlidingWindowSpec(sliding_window=128, **own) for n in range(windowed)}
+    specs |= {f"f{n}": FullAttentionSpec(**own) for n in range(whole)}
+    engine: Any = SimpleNamespace(
+        model_config=SimpleNamespace(max_model_len=tokens),
+        max_in_flight_tokens=2 * max(tokens, 4096),  # one forward runs while the next is prepared
+        parallel_config=SimpleNamespace(decode_context_parallel_size=1),
+        scheduler_config=SimpleNamespace(disable_hybrid_kv_cache_manager=False),
+        cache_config=SimpleNamespace(get_resolved_kv_cache_layout=lambda: KVCacheLayout.LBHNC),
+        attention_config=SimpleNamespace(hisparse_config=None),
+        speculative_config=None,
+    )
+    groups = kv_cache_utils.get_kv_cache_groups(engine, specs)
+    asked = kv_cache_utils._max_memory_usage_bytes_from_groups(engine, groups)
+    kept = kv_cache_utils._pool_bytes_per_block(engine, groups)
+    z = replace(sizes.sizes(tiny.config()), kv_heads=2, head=64, windows=(128,) * windowed + (None,) * whole)
+    assert cache.cached_bytes(z, "bfloat16", tokens, 1, device) == asked
+    assert cache.least_bytes(z, "bfloat16", tokens, 1, device) == asked + kept
+
+
+def test_the_engine_s_own_token_is_counted_where_there_is_a_position_for_it(tmp_path: Path) -> None:
+    c = tiny.config()
+    with_room, without = (
+        plans.sequence_bytes(plan.make(recipes.parse({"sampler": {"max_model_len": n}}), c, tmp_path, "x"))
+        for n in (c.max_position_embeddings - 32, c.max_position_embeddings)
+    )
+    assert with_room == without  # one more block, and none
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda p: p.stem)
@@ -124,7 +169,7 @@ def test_every_configuration_names_its_source() -> None:
         ("qwen3_30b_a3b_8gpu", ["placement.shard_base=false"], ["learner", "base", "too much", "placement.shard_base"]),
         ("qwen3_30b_a3b_8gpu", ["learner.activation_checkpointing=false"], ["activations", "learner.tokens_per_microbatch"]),
         ("qwen3_30b_a3b_8gpu", ["sampler.kv_cache_mb=30000"], ["sampler", "KV cache", "sampler.kv_cache_mb"]),
-        ("qwen3_30b_a3b_8gpu", ["sampler.kv_cache_mb=1000"], ["sampler.kv_cache_mb", "16,384 tokens", "1536"]),
+        ("qwen3_30b_a3b_8gpu", ["sampler.kv_cache_mb=1000"], ["sampler.kv_cache_mb", "16,384 tokens", "to 1539"]),
         ("qwen3_30b_a3b_8gpu", ["placement.samplers=5"], ["9 GPUs", "have 8"]),
         ("qwen3_30b_a3b_8gpu", ["placement.node_memory_gib=20"], ["main memory of node 0", "placement.node_memory_gib"]),
         ("qwen3_30b_a3b_8gpu", ["placement.gpu_memory_gib=null"], ["gpu_memory_gib"]),
@@ -189,6 +234,8 @@ def test_what_a_base_in_mxfp4_costs_and_cannot_have() -> None:
     assert parts["learner 1"]["base, unpacked from MXFP4"] == 2 * p.total > 3 * parts["sampler 1"]["base"]
     (loading,) = (x.bytes for x in made.placed[0].actor.host if x.name == "base while it is loaded")
     assert loading == 2 * p.total
+    padded = next(x for one in made.placed for x in one.actor.device if "MXFP4 as" in x.name)
+    assert not padded.exact and padded.bytes == 24 * 32 * 3 * (2944 * 3072 - 2880**2) * 17 // 32
     recipe = recipes.load(file, ["placement.shard_base=true", "sampler.routes=true"])
     lines = " ".join(capability.missing(recipe, c))
     assert "split over learners" in lines and "several caches" in lines and "MXFP4 on a CPU" not in lines
@@ -242,6 +289,27 @@ def test_openings_are_tried_for_a_plan_on_stated_gpus_too(tmp_path: Path) -> Non
         dry_run.dry_run(recipes.load(file, ["environment.max_tokens_per_turn=500"]), file)
 
 
+@pytest.mark.parametrize("split", [1, 2, 4, 8])
+def test_no_kernel_pads_mxfp4_by_more_than_is_planned(split: int) -> None:
+    """Of vLLM's, but for AMD's."""
+    pytest.importorskip("vllm")
+    from vllm.model_executor.layers.fused_moe.oracle import mxfp4
+
+    z = sizes.sizes(config("gpt-oss-20b"))
+    most = 0
+    for backend in mxfp4.Mxfp4MoeBackend:
+        hidden, width = mxfp4.mxfp4_round_up_hidden_size_and_intermediate_size(backend, z.hidden, z.moe.expert_width // split)
+        most = max(most, 24 * 32 * 3 * (hidden * width - z.hidden * z.moe.expert_width // split) * 17 // 32)
+    assert actors.mxfp4_padding(z, split) == most
+
+
+def test_a_gpu_measures_its_experts_kernels_once() -> None:
+    """Where Triton trains them; gpt-oss' experts have no such kernels."""
+    for stem, there in (("olmoe_7b_1gpu", True), ("gpt_oss_20b_1gpu", False)):
+        (learner,) = (one.actor for one in planned(PRODUCTION / f"{stem}.yaml").placed if one.actor.name == "learner")
+        assert any(p.bytes == actors.TUNING and not p.exact for p in learner.device) is there
+
+
 def test_256k_tokens_can_be_planned() -> None:
     """Logits are never held whole and layers keep their inputs alone; without that it does not fit."""
     file = PRODUCTION / "qwen3_30b_a3b_256k_8gpu.yaml"
@@ -266,6 +334,22 @@ def test_what_is_held_grows_with_staleness_and_routes(tmp_path: Path) -> None:
         made[name] = plan.make(recipe, tiny.config(), tmp_path, "x").memory["trajectories"]
     assert made["stale"] == 3 * made["plain"]
     assert made["routes"] == made["plain"] * (40 + 2 * 2 * 2) // 40  # two processes, two layers, two experts of each
+
+
+def test_adapters_on_disk_are_all_that_a_run_keeps(tmp_path: Path) -> None:
+    stages = {"sft": {"traces": "x"}, "dpo": {"pairs": "y"}}
+    plain, warm = (plan.make(recipes.parse({"warm_start": w}), tiny.config(), tmp_path, "x") for w in ({}, stages))
+    each = 4 * plain.adapter_parameters
+    run = RunDir(tmp_path / "run")
+    for version in range(1, 9):  # as the loop hands them over
+        for path in (run.canary(version), run.adapter_version(version)):
+            path.mkdir(parents=True)
+        most = len(list((run.root / "sync").iterdir()))
+        run.prune_versions()
+    assert plain.disk["adapter versions and canaries"] == most * each
+    assert plain.disk["the tuned adapter"] == each and "adapters of the warm start" not in plain.disk
+    assert warm.disk["adapters of the warm start"] == 2 * each
+    assert warm.disk_total - plain.disk_total == 2 * each
 
 
 def sampler_memory(directory: Path, **sections: Any) -> dict[str, int]:

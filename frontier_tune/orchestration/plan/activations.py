@@ -1,8 +1,9 @@
 """What one micro-batch takes in the learner: kept for backward, and alive besides at the fullest moment.
 
 Every figure is a count of tensors that the forward in ``learning`` and in transformers' modelling code keeps; a benchmark
-(benchmarks/plan_memory.py) and tests compare them with what torch allocates. Stated for CPUs, where it is measured; a GPU's
-attention keeps its own copies of queries, keys, values and output besides (``device``), which nothing here was measured with.
+(benchmarks/plan_memory.py) and tests compare them with what torch allocates. Stated for CPUs, where it is measured. What a GPU
+has otherwise (``device``: blocks of its attention, all routes of its experts at once, the optimizer's copy) is read from the
+code; nothing of it was measured on one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from frontier_tune.orchestration.plan.sizes import BYTES, Sizes
 _INDEX = 8  # int64
 _FLOAT = 4  # what is float32 whatever the base's type
 _ID = 4  # int32, of an expert
+GROUPED_RANK, GROUPED_EXPERTS, GROUPED_COLUMNS = 128, 4096, 32  # experts.grouped: what it takes, and its narrowest tile
 _CHUNK_LOGITS, _CACHED_LOGITS, _CACHED_ROWS = 1 << 24, 1 << 18, 128  # learning.logprobs
 
 
@@ -51,7 +53,8 @@ class Need:
     """Bytes. ``kept`` by kind, when the forward has ended; ``peak`` of activations and gradient together, and when it comes.
 
     ``holes`` is what the C library's heap has in pieces afterwards: about two of the largest tensor that comes and goes, and up
-    to four chunks of logits (measured).
+    to eight pieces of logits; where torch takes one expert after another, in each layer the widest of its tensors besides
+    (measured).
     """
 
     kept: dict[str, int]
@@ -103,7 +106,8 @@ def attention_row(z: Sizes, s: Setting, first: bool, windowed: bool = False) -> 
     if grad:
         more = _extra(z) if blocks else 0
         keys = 2 if windowed else 1  # of each block its own keys, and the window before it
-        inner = b * (2 * (z.query + more * z.heads) + 2 * keys * (z.key_value + more * z.kv_heads)) + _FLOAT * z.heads
+        kept = z.query + more * z.heads if not windowed and expanded_keys(z, s) else keys * (z.key_value + more * z.kv_heads)
+        inner = b * (2 * (z.query + more * z.heads) + 2 * kept) + _FLOAT * z.heads
         if blocks and not windowed:
             inner += b * z.query
     out = {"o_proj": z.heads * z.value_head}
@@ -135,6 +139,17 @@ def native_experts(z: Sizes, s: Setting) -> bool:
     small = z.hidden % 16 == 0 and z.hidden * z.moe.expert_width <= 1 << 17
     able = small and z.model_type != "gpt_oss" and not s.whole
     return s.experts and s.exact and s.device == "cpu" and able
+
+
+def grouped_experts(z: Sizes, s: Setting) -> bool:
+    """Whether Triton's kernels train the expert adapters: as ``experts.lora_experts.swiglu_experts`` asks on CUDA."""
+    able = s.rank <= GROUPED_RANK and z.moe.num_experts <= GROUPED_EXPERTS and z.model_type != "gpt_oss" and not s.whole
+    return s.experts and s.device != "cpu" and able
+
+
+def expanded_keys(z: Sizes, s: Setting) -> bool:
+    """Whether keys and values are copied to all query heads, as ``learning.attention`` does in float32 on CUDA."""
+    return s.exact and s.device != "cpu" and z.key_value < z.query
 
 
 def _padding(z: Sizes, s: Setting, rows: int) -> int:
@@ -213,18 +228,23 @@ def need(z: Sizes, s: Setting, batch: Batch, adapter: int, summed: bool = False)
             f"attention of the {name} layer, forward": before[layer] + into + 2 * t * h * b,
             f"attention of the {name} layer, backward": before[layer] + back + 2 * t * h * b + done + of_layer,
         }
-    moments["optimizer"] = max(3 * whole if summed else 0, whole + of_layer)
+    # Beside the gradient: one parameter's root of its second moment, or, where CUDA takes all parameters in one call, everyone's.
+    moments["optimizer"] = max(3 * whole if summed else 0, whole + (of_layer if s.device == "cpu" else whole))
     moment = max(moments, key=lambda k: moments[k])
-    per_chunk = max(1, _CHUNK_LOGITS // z.vocabulary)
-    chunk = min(m, per_chunk) * z.vocabulary * _FLOAT
-    holes = 2 * max(chunk, t * z.moe.top_k * h * b) + min(4, max(0, -(-m // per_chunk) - 2)) * chunk
+    at_once = _piece(z, m)
+    chunk = min(m, at_once) * z.vocabulary * _FLOAT
+    holes = 2 * max(chunk, t * z.moe.top_k * h * b) + min(8, max(0, -(-m // at_once) - 2)) * chunk
+    if s.device == "cpu" and s.exact and (not s.experts or z.model_type == "gpt_oss"):
+        # torch's path takes one expert after another: pieces of all sizes, between which layers keep theirs.
+        holes += len(z.moe.layers) * t * z.moe.top_k * 2 * z.moe.expert_width * b
     return Need(kept, moments[moment], moment, holes, moments)
 
 
 def _experts(z: Sizes, s: Setting, rows: int) -> tuple[int, int]:
     """Alive besides in forward and in backward: every route's output (input's gradient), and what one expert's rows take.
 
-    An expert is taken to have twice its even share of them.
+    An expert is taken to have twice its even share of them. Triton's kernels take all routes at once: the activation until the
+    output is there; in backward with its gradients, the two rank-r ones, and the parts of the routing weights'.
     """
     b, routes = BYTES[s.dtype], rows * z.moe.top_k
     of_one = min(routes, 2 * routes // z.moe.num_experts)
@@ -233,6 +253,8 @@ def _experts(z: Sizes, s: Setting, rows: int) -> tuple[int, int]:
         return b * (routes * h + of_one * 3 * i), b * (routes * h + of_one * (9 * i + 2 * h))
     if native_experts(z, s):
         return b * routes * h, b * routes * h
+    if grouped_experts(z, s):
+        return b * routes * (h + i), b * routes * (h + 3 * i + 2 * s.rank) + _FLOAT * routes * -(-i // GROUPED_COLUMNS)
     return b * (routes * h + of_one * i), b * (routes * h + of_one * (4 * i + 2 * h))
 
 
@@ -247,6 +269,8 @@ def _attention(z: Sizes, s: Setting, rows: int, windowed: bool) -> tuple[int, in
     native = not windowed and s.exact and s.device == "cpu" and z.head % 8 == 0 and z.head <= 256
     into = 0 if native else 4 * q + 2 * kv
     back = 2 * q + 2 * kv if native else 8 * q + 6 * kv if s.device == "cpu" else 4 * q + 4 * kv
+    if not windowed and expanded_keys(z, s):  # the gradients of the copies
+        back += 2 * q
     if z.latent is not None:  # queries and expanded keys before they are put together, and, for the kernel, in rows
         into += q + z.heads * (z.head - z.latent[2] + z.value_head) + (q + kv if native else 0)
     freed = 0 if s.exact or "o_proj" not in s.projections else _FLOAT * z.heads * z.value_head  # o_proj's input is gone by then
@@ -284,11 +308,17 @@ def _logits(z: Sizes, s: Setting, rows: int) -> tuple[int, int, int]:
     cast = 0 if s.dtype == "float32" else 0.5
     if rows <= per_chunk:
         return chunk, round((1 + cast) * chunk), round((2 + cast) * chunk)
-    if s.device == "cpu":  # in pieces that stay in the cache
-        chunk = min(per_chunk, max(_CACHED_ROWS, _CACHED_LOGITS // z.vocabulary)) * z.vocabulary * _FLOAT
+    if s.device == "cpu":
+        chunk = _piece(z, rows) * z.vocabulary * _FLOAT
         return 0, round((2 + cast) * chunk), round((2 + cast) * chunk)
     second = min(rows - per_chunk, per_chunk) * z.vocabulary * _FLOAT
     return 0, chunk + round((1 + cast) * second), 2 * chunk + round((1 + cast) * second)
+
+
+def _piece(z: Sizes, rows: int) -> int:
+    """Rows whose logits a CPU has at once: all where they wait for backward, else pieces that stay in the cache."""
+    per_chunk = max(1, _CHUNK_LOGITS // z.vocabulary)
+    return rows if rows <= per_chunk else min(per_chunk, max(_CACHED_ROWS, _CACHED_LOGITS // z.vocabulary))
 
 
 def _times(per_row: dict[str, int], rows: int) -> dict[str, int]:

@@ -9,6 +9,7 @@ from frontier_tune.orchestration.plan import activations, cache
 from frontier_tune.orchestration.plan.machine import MIB
 from frontier_tune.orchestration.plan.sizes import (
     BYTES,
+    MXFP4_BYTES,
     Parameters,
     Sizes,
     adapter_parameters,
@@ -25,6 +26,8 @@ PROCESSES = {"driver": 450 * MIB, "episodes": 350 * MIB, "environment worker": 1
 ENGINE, LEARNER = 900 * MIB, 550 * MIB
 # Estimates, not measured here: CUDA's context with its libraries' workspaces; buffers of NCCL in a process that talks to others.
 CUDA_CONTEXT, NCCL = 700 * MIB, 400 * MIB
+# Read from Triton's code: what it writes over between two measurements of a kernel's tiles, when the learner's experts first run.
+TUNING = 256 * MIB
 # Of the learner on a CPU in bfloat16, measured by benchmarks/plan_memory.py: oneDNN compiles a kernel for every shape of matrix
 # that an expert happens to get, and keeps a thousand of them.
 ONEDNN_KERNELS = 850 * MIB
@@ -73,12 +76,12 @@ def subject(recipe: Recipe, config: Any, parameters: Parameters, sizes: Sizes, w
     return Subject(recipe, config, sizes, parameters, learning, work)
 
 
-def learner_need(s: Subject, device: str, learners: int = 1) -> activations.Need:
-    """Of the fullest micro-batch that the recipe allows: as many rows predict as there are."""
+def _setting(s: Subject, device: str) -> activations.Setting:
+    """What of the recipe decides over a micro-batch's memory."""
     from frontier_tune.experts.families import attention_projections, target_modules
 
     r, whole = s.recipe, full.whole(s.recipe)
-    setting = activations.Setting(
+    return activations.Setting(
         r.learner.dtype,
         0 if whole else r.adapter.rank,
         tuple(attention_projections(s.config) if whole else target_modules(r.adapter, s.config)),
@@ -87,8 +90,12 @@ def learner_need(s: Subject, device: str, learners: int = 1) -> activations.Need
         r.learner.activation_checkpointing,
         whole,
     )
-    rows = microbatch(r, s.work, learners)
-    return activations.need(s.sizes, setting, activations.Batch(rows, rows), s.adapter, learners > 1)
+
+
+def learner_need(s: Subject, device: str, learners: int = 1) -> activations.Need:
+    """Of the fullest micro-batch that the recipe allows: as many rows predict as there are."""
+    rows = microbatch(s.recipe, s.work, learners)
+    return activations.need(s.sizes, _setting(s, device), activations.Batch(rows, rows), s.adapter, learners > 1)
 
 
 def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = False) -> list[Part]:
@@ -113,6 +120,8 @@ def learner_parts(s: Subject, device: str, learners: int = 1, sharded: bool = Fa
         parts.append(Part("weights on their way to the sampler", handover_bytes(s), "sampler.dtype", exact=False))
     if device == "cpu":
         parts += retained(found, r.learner.dtype, sharded, r.learner.activation_checkpointing)
+    elif activations.grouped_experts(s.sizes, _setting(s, device)):
+        parts.append(Part("tiles of the experts' kernels, measured once", TUNING, "", exact=False))
     if sharded:
         parts.append(Part("whole layers of the base in use", gathered(s, found, device), "placement.shard_base"))
     if r.algorithm.name == "ppo":
@@ -196,6 +205,8 @@ def sampler_parts(s: Subject, device: str, tensor_parallel: int = 1) -> list[Par
         Part("adapter slots", -(-slots // tp), "adapter.rank"),
         Part("KV cache", r.kv_cache_mb * MIB, "sampler.kv_cache_mb"),
     ]
+    if device != "cpu" and quantization(s.config) == "mxfp4":
+        parts.append(Part("MXFP4 as the kernels want it", mxfp4_padding(s.sizes, tp), "placement.tensor_parallel", exact=False))
     if routers:
         parts.append(Part("routers of adapters", cache.router_slots(routers), "adapter.router"))
     if device == "cpu" and r.head_dtype != "model" and BYTES[r.dtype] < BYTES[r.head_dtype]:
@@ -215,6 +226,14 @@ def sampler_parts(s: Subject, device: str, tensor_parallel: int = 1) -> list[Par
     if device != "cpu":
         parts.append(Part("workspace of a forward", -(-_workspace(s) // tp), "sampler.max_sequences", exact=False))
     return parts
+
+
+def mxfp4_padding(z: Sizes, tensor_parallel: int) -> int:
+    """Bytes on each GPU by which vLLM pads experts in MXFP4, at most: of its kernels on NVIDIA's GPUs one wants the expert's
+    width in multiples of 128, hidden states of 256; others less."""
+    hidden, width = -(-z.hidden // 256) * 256, -(-z.moe.expert_width // (128 * tensor_parallel)) * 128
+    more = hidden * width - z.hidden * z.moe.expert_width / tensor_parallel
+    return round(len(z.moe.layers) * z.moe.num_experts * 3 * more * MXFP4_BYTES)
 
 
 def _sampler_kernel(s: Subject) -> bool:

@@ -4,25 +4,49 @@ from __future__ import annotations
 
 from frontier_tune.orchestration.plan.sizes import BYTES, Sizes
 
-BLOCK = 16  # tokens; vLLM allocates a cache in blocks, and CPU builds in larger ones
+# Tokens of a block: the engine's own choice on GPUs, sampling.backend's on CPUs; for latent attention the largest that any of the
+# engine's kernels asks for, whichever it takes.
+BLOCK, CPU_BLOCK, LATENT_BLOCK = 16, 32, 128
 # Adapter ranks that vLLM has buffers for, and adapters in one batch (sampling.backend).
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 SLOTS = 2
 
 
-def cached_bytes(z: Sizes, dtype: str, tokens: int, tensor_parallel: int = 1) -> int:
-    """Bytes of one sequence of ``tokens`` on one of ``tensor_parallel`` GPUs.
+def cached_bytes(z: Sizes, dtype: str, tokens: int, tensor_parallel: int = 1, device: str = "cuda") -> int:
+    """Bytes that one sequence of ``tokens`` takes at most on one of ``tensor_parallel`` GPUs, in the engine's whole blocks."""
+    count, each = _blocks(z, dtype, tokens, tensor_parallel, device)
+    return count * each
 
-    Keys and values of every layer (arXiv:2305.13245: of the key-value heads alone), split by heads, none below one; of latent
-    attention the compressed vector and the rotary key (arXiv:2405.04434, section 2.1), whole on each GPU; a layer with a window
-    holds that many tokens, and a block.
+
+def least_bytes(z: Sizes, dtype: str, tokens: int, tensor_parallel: int = 1, device: str = "cuda") -> int:
+    """The smallest cache with which an engine starts for sequences of ``tokens``: of one, and a block that it keeps to itself."""
+    count, each = _blocks(z, dtype, tokens, tensor_parallel, device)
+    return (count + 1) * each
+
+
+def _blocks(z: Sizes, dtype: str, tokens: int, tensor_parallel: int, device: str) -> tuple[int, int]:
+    """Blocks of one sequence, and bytes of a block.
+
+    Of every layer keys and values (arXiv:2305.13245: of the key-value heads alone), split by heads, none below one; of latent
+    attention the compressed vector and the rotary key (arXiv:2405.04434, section 2.1), whole on each GPU. A layer with a window
+    frees what is behind it only from one forward to the next, and a forward takes a whole sequence (sampling.backend): at most
+    it holds that, and a block more, since a window need not begin with one. Where layers are of both kinds, a block is one of as
+    many layers as there are of the rarer kind, and each such group has blocks of its own.
     """
     if z.latent is not None:
-        per_token = z.latent[1] + z.latent[2]
+        size, per_token = LATENT_BLOCK, z.latent[1] + z.latent[2]
     else:
+        size = CPU_BLOCK if device == "cpu" else BLOCK
         per_token = 2 * max(1, z.kv_heads // tensor_parallel) * z.head
-    blocks = sum(-(-(tokens if w is None else min(tokens, w + BLOCK)) // BLOCK) for w in z.windows)
-    return blocks * BLOCK * per_token * BYTES[dtype]
+    needed = -(-tokens // size)
+    windowed = sum(w is not None for w in z.windows)
+    kinds = [(layers, blocks) for layers, blocks in ((len(z.windows) - windowed, needed), (windowed, needed + 1)) if layers]
+    few, many = min(layers for layers, _ in kinds), max(layers for layers, _ in kinds)
+    together = many if many < 1.5 * few else few  # as vLLM groups them
+    groups = [-(-layers // together) for layers, _ in kinds]
+    wide = max(-(-layers // n) for (layers, _), n in zip(kinds, groups, strict=True))
+    count = sum(n * blocks for (_, blocks), n in zip(kinds, groups, strict=True))
+    return count, wide * size * per_token * BYTES[dtype]
 
 
 def buffer_rank(rank: int) -> int:

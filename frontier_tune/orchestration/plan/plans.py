@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from frontier_tune.contracts import BadInput
-from frontier_tune.orchestration.plan import actors, machine, placement, work
+from frontier_tune.orchestration.plan import actors, cache, machine, placement, work
 from frontier_tune.orchestration.plan.actors import Part, Subject
 from frontier_tune.orchestration.plan.machine import MIB, size
 from frontier_tune.orchestration.plan.placement import Placed
-from frontier_tune.orchestration.plan.sizes import parameters, sizes
+from frontier_tune.orchestration.plan.sizes import Sizes, parameters, sizes
 from frontier_tune.orchestration.plan.work import Work, past_speed
+from frontier_tune.orchestration.run_dir import KEEP_ADAPTER_VERSIONS
 from frontier_tune.recipe import Recipe, full
 
 KEPT_CHECKPOINTS = 3  # two, and the one being written
@@ -100,7 +101,11 @@ def _written(s: Subject) -> dict[str, int]:
     """Bytes of what travels to the sampler, and of what a run ends with where that is much."""
     each = actors.handover_bytes(s)
     if not full.whole(s.recipe):
-        return {"adapter versions": 5 * each}
+        # As many versions and canaries as stay, and the next of each before an old one goes. A run that is made longer has the
+        # result of before, too.
+        versions = {"adapter versions and canaries": 2 * (KEEP_ADAPTER_VERSIONS + 1) * each, "the tuned adapter": each}
+        stages = sum(stage is not None for stage in (s.recipe.warm_start.sft, s.recipe.warm_start.dpo))
+        return versions | ({"adapters of the warm start": stages * each} if stages else {})
     # A version and a canary, and the next of each while it is written.
     return {"models on their way to the sampler": 4 * each, "the tuned model": each}
 
@@ -180,19 +185,25 @@ def _require_disk(plan: Plan, directory: Path) -> None:
 
 def _require_cache(plan: Plan) -> None:
     """One sequence of full length has to fit, or the engine doesn't start."""
-    one = sequence_bytes(plan)
+    one = cache.least_bytes(*_sequence(plan))
     has = plan.subject.recipe.sampler.kv_cache_mb * MIB
     if one > has:
         raise BadInput(
-            f"sampler.kv_cache_mb: {size(has)}, but one sequence of sampler.max_model_len ({plan.work.longest:,} tokens) takes "
-            f"{size(one)}; raise it to {-(-one // MIB)}, or lower sampler.max_model_len"
+            f"sampler.kv_cache_mb: {size(has)}, but the engine starts with no less than {size(one)} for sequences of "
+            f"sampler.max_model_len ({plan.work.longest:,} tokens); raise it to {-(-one // MIB)}, or lower sampler.max_model_len"
         )
 
 
 def sequence_bytes(plan: Plan) -> int:
     """Key-value cache of one sequence of full length, on each of a sampler's GPUs."""
-    from frontier_tune.orchestration.plan import cache
+    return cache.cached_bytes(*_sequence(plan))
 
-    recipe = plan.subject.recipe
-    split = recipe.placement.tensor_parallel if plan.on_gpus else 1
-    return cache.cached_bytes(plan.subject.sizes, recipe.sampler.dtype, plan.work.longest, split)
+
+def _sequence(plan: Plan) -> tuple[Sizes, str, int, int, str]:
+    """What the cache of a sequence follows from. The engine takes a token more than asked for, where the base has a position for
+    it (sampling.backend)."""
+    subject, longest = plan.subject, plan.work.longest
+    sampler, placement = subject.recipe.sampler, subject.recipe.placement
+    positions = getattr(subject.config, "max_position_embeddings", None) or longest + 1
+    split, device = (placement.tensor_parallel, "cuda") if plan.on_gpus else (1, "cpu")
+    return subject.sizes, sampler.dtype, max(longest, min(longest + 1, positions)), split, device
