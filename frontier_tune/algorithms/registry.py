@@ -82,11 +82,20 @@ def episode_tokens(recipe: Recipe) -> int:
     return min(recipe.environment.turns * recipe.environment.max_tokens_per_turn, recipe.sampler.max_model_len)
 
 
-def limited(recipe: Recipe, tokens: int | None, root: str | Path | None = None) -> Recipe:
-    """The recipe for an environment that ends an episode after ``tokens`` sampled ones: what follows is written down in it."""
+def settled(recipe: Recipe, tokens: int | None, root: str | Path | None = None) -> Recipe:
+    """The recipe with what a run that begins takes from elsewhere written down in it: it goes on by that.
+
+    An estimator of the KL that fits its place, for an own algorithm (of ours the section has one); and what follows from an
+    environment that ends an episode after ``tokens`` sampled ones.
+    """
+    section = recipe.algorithm
+    own = find(section.name, root) if ":" in section.name else None
+    if own is not None and section.kl_in not in (None, default_of(own, "kl_in")) and section.kl_estimator is None:
+        section = section.model_copy(update={"kl_estimator": ESTIMATOR_IN[section.kl_in]})
+        recipe = recipe.model_copy(update={"algorithm": section})
     if tokens is None or tokens >= episode_tokens(recipe):
         return recipe
-    algorithm, section = build(recipe, root), recipe.algorithm
+    algorithm = build(recipe, root)
     wanted = {
         "loss_constant": algorithm.normalization == "constant",
         # Rehearsed general tasks are of another environment, without that limit, and one penalty is for both.
@@ -115,8 +124,6 @@ def build(recipe: Recipe, root: str | Path | None = None, strict: bool = False) 
             hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(sorted(known))}"
             raise BadInput(f"algorithm.{key}: {section.name} does not use it; {hint}")
     settings |= checked_options(section.name, section.options, cls)
-    if ":" in section.name and settings.get("kl_in", default_of(cls, "kl_in")) != default_of(cls, "kl_in"):
-        settings.setdefault("kl_estimator", ESTIMATOR_IN[settings["kl_in"]])  # of ours the recipe's section has it
     tokens = episode_tokens(recipe)
     if settings.get("normalization", default_of(cls, "normalization")) == "constant":
         settings.setdefault("loss_constant", tokens)

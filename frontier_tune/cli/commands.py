@@ -22,6 +22,7 @@ def tune(a: argparse.Namespace) -> int:
     from frontier_tune.orchestration import checkpoint, inputs, preflight, run_dir
     from frontier_tune.orchestration import tune as runs
     from frontier_tune.orchestration.stop import Stopped
+    from frontier_tune.recipe import idle
 
     resumed = _find_resumed(a) if a.resume else None
     if resumed is None and not a.recipe:
@@ -31,7 +32,9 @@ def tune(a: argparse.Namespace) -> int:
     if resumed is not None:
         resumed.lock()
         # Before anything is written: evaluations of a run without a checkpoint yet are taken over, too.
-        recipe = checkpoint.same_recipe(recipes.load(resumed.recipe_file), recipe, resumed.recipe_file)
+        written = recipes.load(resumed.recipe_file)
+        recipe = checkpoint.same_recipe(written, recipe, resumed.recipe_file)
+        idle.check(recipe, written)
     purpose: preflight.Purpose = "begin" if resumed is None else "resume"
     if a.dry_run:
         from frontier_tune.orchestration.dry_run import dry_run

@@ -151,9 +151,9 @@ def _mean(values: Any) -> float:
 
 
 def _passes(groups: Sequence[Group], k: int) -> float:
-    """Of the groups with so many tries; where there is none, of the longest."""
-    enough = [g for g in groups if len(g) >= k] or [max(groups, key=len)]
-    return _mean(pass_at(len(g), sum(t.success for t in g), min(k, len(g))) for g in enough)
+    """Of the groups with so many tries, or, where there is none, with as many as any has."""
+    k = min(k, max(map(len, groups)))
+    return _mean(pass_at(len(g), sum(t.success for t in g), k) for g in groups if len(g) >= k)
 
 
 def _by_kind(at_once: Sequence[Trajectory], groups: Sequence[Group], k: int) -> dict[str, dict[str, float]]:

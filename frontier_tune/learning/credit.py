@@ -34,13 +34,14 @@ Measure = Callable[[Sequence[Sample], bool], Measured]
 
 def credited(
     algorithm: Algorithm, trajectories: Sequence[Trajectory], vocab_size: int, kl_coefficient: float, measure: Measure
-) -> tuple[list[Sample], float | None]:
+) -> tuple[list[Sample], tuple[float, int] | None]:
     """Samples of one environment's episodes of a step, each with its advantages.
 
     ``trajectories`` are all that were played: a baseline may count an episode of which no token is trained.
 
     Returns:
-        The samples, and the mean KL to the base a sampled token where the algorithm takes it from the reward.
+        The samples; and, where the algorithm takes a KL to the base from the reward, its mean a sampled token, and of how many,
+        those of samples that are masked among them.
     """
     members = samples(trajectories, [0.0] * len(trajectories), vocab_size)
     if not members:
@@ -71,7 +72,7 @@ def credited(
     if algorithm.mask_truncated:
         played = [t for t in trajectories if counts(t)]
         out = [s for s, t in zip(out, played, strict=True) if not t.truncated]
-    return out, None if kl_T is None else float(kl_T.mean())
+    return out, None if kl_T is None else (float(kl_T.mean()), len(kl_T))
 
 
 def rollout_of(

@@ -119,7 +119,7 @@ class Learner:
             )
             everyone += part
             if penalty is not None:
-                penalties.append((penalty, sum(len(s.target) for s in part)))
+                penalties.append(penalty)
         metrics = self._update(everyone)
         if penalties:
             metrics["kl_reward"] = sum(k * n for k, n in penalties) / sum(n for _, n in penalties)
@@ -213,7 +213,7 @@ class Learner:
                     measured = float(sums["kl_base"] / count) if algorithm.needs_base else None
                     self.coefficients = algorithm.adapt(self.coefficients, measured, float(sums["entropy"] / count))
         self.steps += 1
-        self.learned += 1
+        self.learned += bool(losses)
         metrics |= self.policy.router_change()
         metrics |= {"rows": rows, "sequences_skipped": skipped, "updates": len(losses)} | self._counts()
         if total is not None:

@@ -121,7 +121,7 @@ def may_differ(key: str, moves: bool = True) -> bool:
 
 
 # What a recipe may leave to its environment (preflight.settle), by section: it stands in what was written.
-_SETTLED = {"environment": ("max_turns",), "algorithm": ("loss_constant", "overlong_limit")}
+_SETTLED = {"environment": ("max_turns",), "algorithm": ("loss_constant", "overlong_limit", "kl_estimator")}
 
 
 def same_recipe(written: Recipe, recipe: Recipe, where: Path) -> Recipe:

@@ -48,5 +48,5 @@ def _checked(recipe: Recipe, root: Path, found: base.Planned, purpose: preflight
     env = recipe.environment
     with preflight.environment(env.path, root, options) as pool:
         train, heldout = preflight.both_splits(pool, recipe, root, options)
-        preflight.check_openings(pool, recipe, algorithm, found.directory, train, heldout)
+        preflight.check_openings(pool, recipe, algorithm if purpose == "begin" else None, found.directory, train, heldout)
     return recipe, {"training": len(train), "held-out": len(heldout), "general": env.general_tasks}

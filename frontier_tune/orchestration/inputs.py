@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,18 +107,21 @@ def goes_on(ready: Ready, run: RunDir, note: Callable[[str], None]) -> None:
 
     Once its processes stand and its checkpoint was found to fit: a resume that fails at its start has changed nothing.
     """
-    content, now = written(run), _settings(recipes.dump(ready.recipe))
-    before = content.get("recipe") or (_settings(run.recipe_file.read_text()) if run.recipe_file.is_file() else now)
-    differ = {k: [before.get(k), now.get(k)] for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)}
+    content, now = written(run), ready.recipe.model_dump(mode="json")
+    before = content.get("recipe") or (strict_yaml.read_recipe(run.recipe_file.read_text()) if run.recipe_file.is_file() else now)
+    was, is_ = _settings(before), _settings(now)
+    differ = {k: [was.get(k), is_.get(k)] for k in sorted(was.keys() | is_.keys()) if was.get(k) != is_.get(k)}
     if differ:
         note("recipe     changed since the run began: " + ", ".join(f"{k} {a} -> {b}" for k, (a, b) in differ.items()))
         content["changes"] = [*content["changes"], {"ledger_rows": _rows(run), "recipe": differ}]
     _write(run.root / FILE, content | {"recipe": now})
 
 
-def _settings(text: str) -> dict[str, Any]:
-    """A recipe's keys with their values, but for where its runs lie."""
-    found = _flat(strict_yaml.read_recipe(text))
+def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's keys with their values, but for where its runs lie; those that an earlier version did not have, too."""
+    with suppress(BadInput):  # of a recipe that this version would not take, as it stands
+        recipe = recipes.parse(recipe).model_dump(mode="json")
+    found = _flat(recipe)
     found.pop("run.directory", None)
     return found
 

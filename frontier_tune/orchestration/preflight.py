@@ -111,7 +111,7 @@ def settle(recipe: Recipe, root: Path, purpose: Purpose = "begin") -> tuple[Reci
         limits = pool.description["limits"]
     if env.max_turns is None:
         recipe = recipe.model_copy(update={"environment": env.model_copy(update={"max_turns": limits["turns"]})})
-    return registry.limited(recipe, limits["tokens"], root) if purpose == "begin" else recipe, options
+    return registry.settled(recipe, limits["tokens"], root) if purpose == "begin" else recipe, options
 
 
 def algorithm_of(recipe: Recipe, root: Path, purpose: Purpose = "begin") -> Algorithm | None:
@@ -199,7 +199,7 @@ def check(recipe: Recipe, recipe_file: Path, purpose: Purpose = "begin") -> Read
     env = recipe.environment
     with environment(env.path, root, options) as pool:
         train, heldout = both_splits(pool, recipe, root, options)
-        openings = check_openings(pool, recipe, algorithm, base, train, heldout)
+        openings = check_openings(pool, recipe, algorithm if purpose == "begin" else None, base, train, heldout)
     general = _general(root, "heldout", env.general_tasks, derive_seed("general"))
     rehearsed = recipe.algorithm.rehearsal_groups and REHEARSAL_TASKS
     rehearsal = _general(root, "train", rehearsed, derive_seed("rehearsal", recipe.seed))
@@ -216,7 +216,8 @@ def check_openings(
 ) -> list[list[int]]:
     """Token ids that a few tasks begin with. Raises BadInput where one can't begin, or can't be done in an episode.
 
-    Without a ``base`` there is no tokenizer: what needs none is checked, and [] returned.
+    Without a ``base`` there is no tokenizer: what needs none is checked, and [] returned. ``algorithm``: one whose penalty for
+    length is to be checked, too.
     """
     tried = [*train[:TRIED], *train[-1:], *heldout[:TRIED]]  # those of people come last
     limit = pool.description["limits"]["tokens"]
@@ -322,16 +323,17 @@ def check_overlong(recipe: Recipe, algorithm: Algorithm | None, openings: Sequen
         return
     env = recipe.environment
     rooms = {"environment.max_turns times max_tokens_per_turn": env.turns * env.max_tokens_per_turn}
-    if tokens is not None:
+    if tokens is not None and not recipe.algorithm.rehearsal_groups:  # the general tasks have no such limit
         rooms["the environment's limits.tokens"] = tokens
     if openings:
         shortest = min(map(len, openings))
         rooms[f"openings of {shortest} tokens and more in sampler.max_model_len"] = recipe.sampler.max_model_len - shortest
     what, room = min(rooms.items(), key=lambda item: item[1])
     if limit - buffer >= room:
+        lower = f", and algorithm.overlong_buffer below that ({buffer})" if buffer >= room else ""
         raise BadInput(
             f"algorithm.overlong_buffer: costs reward beyond {limit - buffer} sampled tokens, but {what} leave at most {room}; "
-            f"set algorithm.overlong_limit to {room} or less"
+            f"set algorithm.overlong_limit to {room} or less{lower}"
         )
 
 

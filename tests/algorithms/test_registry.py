@@ -14,7 +14,7 @@ from frontier_tune.algorithms.base import Algorithm
 from frontier_tune.algorithms.dapo import DAPO
 from frontier_tune.algorithms.grpo import GRPO
 from frontier_tune.algorithms.ppo import PPO
-from frontier_tune.algorithms.registry import ALGORITHMS, find, limited
+from frontier_tune.algorithms.registry import ALGORITHMS, find, settled
 from frontier_tune.algorithms.reinforce_pp import ReinforcePP
 from frontier_tune.algorithms.rloo import RLOO
 from frontier_tune.contracts import BadInput
@@ -264,8 +264,13 @@ def test_the_estimator_s_default_fits_where_the_kl_is(algorithm: dict[str, Any],
     recipe = parse(kl_coefficient=0.1, **algorithm)
     assert build(recipe).kl_estimator == recipe.algorithm.kl_estimator == estimator
     own = {**algorithm, "name": f"{__name__}:Own{algorithm['name'].title().replace('_', '')}"}
-    assert build(parse(kl_coefficient=0.1, **own)).kl_estimator == estimator
+    assert build(settled(parse(kl_coefficient=0.1, **own), None)).kl_estimator == estimator
     assert recipes.parse(recipe.model_dump(mode="json")) == recipe
+
+
+def test_a_run_that_began_without_an_estimator_written_down_goes_on_by_its_class_s() -> None:
+    own = parse(name=f"{__name__}:OwnGrpo", kl_coefficient=0.1, kl_in="reward")
+    assert registry.build(own).kl_estimator == "k3" and registry.build(settled(own, None)).kl_estimator == "k1"
 
 
 def test_what_is_derived_from_an_episode_s_tokens_knows_the_environment_s_limit() -> None:
@@ -273,15 +278,15 @@ def test_what_is_derived_from_an_episode_s_tokens_knows_the_environment_s_limit(
         return build(recipe).loss_constant
 
     recipe = parse(name="dr_grpo")
-    assert constant(limited(recipe, 200)) == 200 and limited(recipe, None) == limited(recipe, 512) == recipe
-    assert constant(limited(parse(name="dr_grpo", loss_constant=300), 200)) == 300  # what is said stands
-    assert limited(parse(name="grpo"), 200) == parse(name="grpo")
-    overlong = limited(parse(name="dapo", overlong_buffer=20), 200)
+    assert constant(settled(recipe, 200)) == 200 and settled(recipe, None) == settled(recipe, 512) == recipe
+    assert constant(settled(parse(name="dr_grpo", loss_constant=300), 200)) == 300  # what is said stands
+    assert settled(parse(name="grpo"), 200) == parse(name="grpo")
+    overlong = settled(parse(name="dapo", overlong_buffer=20), 200)
     assert vars(build(overlong))["overlong_limit"] == 200 and build(overlong).loss_constant is None
     rehearsed = parse(name="dapo", overlong_buffer=20, rehearsal_groups=2)  # the general tasks have no such limit
-    assert limited(rehearsed, 200) == rehearsed
+    assert settled(rehearsed, 200) == rehearsed
     own = parse(name=f"{__name__}:OwnDAPO", options={"overlong_buffer": 20, "overlong_limit": 100})
-    assert vars(build(limited(own, 200)))["overlong_limit"] == 100
+    assert vars(build(settled(own, 200)))["overlong_limit"] == 100
 
 
 def test_literals_are_checked_where_an_algorithm_is_made() -> None:

@@ -73,5 +73,9 @@ def test_what_the_infrastructure_failed_is_left_out() -> None:
     many = [tried(g, m, float(m == 0), failed=(g == 7 and m > 1)) for g in range(20) for m in range(4)]
     one_lost_two = measure([tried(g, 0, 0.0) for g in range(20)], many)
     assert one_lost_two.tries == 4 and one_lost_two.best == 1.0  # of the 19 that have four
+    even = [tried(2 * g, m, float(m == 0)) for g in range(20) for m in range(4)]
+    odd = [tried(g, m, float(m == 0 and g == 103), failed=m == 3) for g in (101, 103) for m in range(4)]
+    found = measure([tried(g, 0, 0.0) for g in range(20)], [*even, *odd])
+    assert found.tries == 4 and found.by_kind["odd"]["best_of_n"] == 0.5  # of both, in the three tries that they have
     with pytest.raises(EvaluationError, match="0 of 1 greedy"):
         measure(greedy[1:], sampled)

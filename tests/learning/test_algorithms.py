@@ -83,7 +83,9 @@ def test_a_kl_in_the_reward_is_taken_off_before_the_baseline(bases, recipe, epis
     for _, p in learner.policy.named_parameters():
         torch.nn.init.normal_(p, std=0.3)
     played = as_sampled(learner, episodes(groups=1)[0])
-    got, mean_kl = credited(learner.algorithm, played, 61, 0.5, learner.passes.measure)
+    got, penalty = credited(learner.algorithm, played, 61, 0.5, learner.passes.measure)
+    assert penalty is not None and penalty[1] == sum(t.sampled_tokens for t in played)
+    mean_kl = penalty[0]
     base = learner.score_base([t.tokens for t in played])
     kl = [[t.logprobs[i + 1] - b for i, b in enumerate(scores) if t.mask[i + 1]] for t, scores in zip(played, base, strict=True)]
     reward = [t.reward - 0.5 * sum(k) for t, k in zip(played, kl, strict=True)]
@@ -181,3 +183,12 @@ def test_episodes_that_were_cut_off_count_in_the_baseline_alone(bases, recipe, e
     for t in played:
         t.truncated = True
     assert masked.learn([played])["updates"] == 0  # nothing to learn from, and nothing breaks
+
+
+def test_a_step_of_which_all_was_cut_off_teaches_nothing_with_a_kl_in_the_reward_either(bases, recipe, episodes) -> None:
+    learner = Learner(bases(), recipe("algorithm.name=rloo", "algorithm.kl_coefficient=0.1", "algorithm.mask_truncated=true"))
+    played = as_sampled(learner, episodes()[0])
+    for t in played:
+        t.reward, t.truncated = float(t.spec.member), True
+    metrics = learner.learn([played])
+    assert metrics["updates"] == learner.learned == 0 and metrics["kl_reward"] >= 0

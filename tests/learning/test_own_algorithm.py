@@ -44,8 +44,8 @@ def test_every_recipe_on_the_page_is_valid_and_every_algorithm_is_on_it() -> Non
         section = yaml.safe_load(block)
         recipe = recipes.parse(section)
         if ":" not in recipe.algorithm.name:
-            build(recipe)
+            build(recipe, strict=True)
     for name in ALGORITHMS:
         row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |"))
         for lines in re.findall(r"`(\w+: [^`]+)`", row.rsplit("|", 2)[1]):
-            build(recipes.parse({"algorithm": {"name": name, **yaml.safe_load(lines)}}))
+            build(recipes.parse({"algorithm": {"name": name, **yaml.safe_load(lines)}}), strict=True)

@@ -138,6 +138,10 @@ def test_a_penalty_for_length_that_no_episode_can_reach_is_refused() -> None:
     with pytest.raises(BadInput, match="environment.max_turns times max_tokens_per_turn leave at most 512"):
         preflight.check_overlong(short, registry.build(short), [], None)
     preflight.check_overlong(short, None, [], None)
+    rehearsed = recipes.parse({"algorithm": {**algorithm, "rehearsal_groups": 2}})  # general tasks have no such limit
+    preflight.check_overlong(rehearsed, registry.build(rehearsed), [], 100)
+    with pytest.raises(BadInput, match=r"to 50 or less, and algorithm.overlong_buffer below that \(64\)"):
+        preflight.check_overlong(recipe, dapo, [], 50)
 
 
 def test_the_environment_says_how_long_an_episode_is_where_the_recipe_does_not(tmp_path: Path, bases: dict[str, Path]) -> None:

@@ -18,7 +18,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 def test_shipped_recipes_have_none(path: Path) -> None:
     recipe = recipes.load(path)
     idle.check(recipe)
-    registry.build(recipe)
+    registry.build(recipe, strict=True)
     again = recipes.parse(recipe.model_dump(mode="json"))  # as a run writes it down: every key is there
     idle.check(again)
 
@@ -57,3 +57,11 @@ def test_one_that_is_set_in_vain_is_named(overrides: tuple[str, ...], key: str) 
 )
 def test_others_pass(overrides: tuple[str, ...]) -> None:
     idle.check(recipes.parse({}, overrides))
+
+
+def test_what_a_run_had_before_is_no_reason_not_to_go_on_with_it() -> None:
+    written = recipes.parse({"learner": {"schedule": "constant", "final_lr_ratio": 0.5}})
+    idle.check(written, written)
+    moved = recipes.parse({**written.model_dump(mode="json"), "placement": {"shard_base": True}})
+    with pytest.raises(BadInput, match="^placement.shard_base: it has no effect on a single learner[^\n]*$"):
+        idle.check(moved, written)
