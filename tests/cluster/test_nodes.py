@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not FULL, reason="make test-faults"),
     pytest.mark.skipif(not possible(), reason="needs root, for namespaces"),
 ]
-STEPS = 40  # enough for the one that takes a dead one's place to come up
+STEPS = 120  # enough for the one that takes a dead one's place to come up, on a quick machine, too
 RAYS = {"raylet", "gcs_server"}  # servers that check the token of each call
 
 
